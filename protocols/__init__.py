@@ -1,0 +1,1 @@
+"""Protocols on top of the reactor, one package each."""

@@ -1,0 +1,140 @@
+"""Address forms, families and URLs. No I/O: names are not resolved here.
+
+Understood are the forms of ``multiprocessing.connection`` (a tuple is ``AF_INET``, a string is
+``AF_UNIX``, a string that starts with two backslashes is a Windows pipe) and URLs: ``tcp://host:port``
+and ``unix://path``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import sys
+from typing import Any
+from urllib.parse import urlsplit
+
+from .errors import AddressError
+
+Address = tuple[Any, ...] | str | bytes
+
+FAMILIES = {name: getattr(socket, name) for name in ("AF_INET", "AF_INET6", "AF_UNIX") if hasattr(socket, name)}
+"""The families by the names that ``multiprocessing`` has for them, as far as the platform has them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address that was understood.
+
+    Attributes:
+        family: ``socket.AF_UNIX``, ``AF_INET``, ``AF_INET6``, or ``AF_UNSPEC`` for a name that may be either.
+        location: what the socket module takes for it: (host, port), or a path.
+    """
+
+    family: int
+    location: Any
+
+    def __str__(self) -> str:
+        return format_address(self.location)
+
+    @property
+    def is_unix(self) -> bool:
+        return bool(self.family == FAMILIES.get("AF_UNIX", -1))
+
+    @property
+    def is_abstract(self) -> bool:
+        """Whether this is a Unix address in Linux's abstract name space, which has no file."""
+        return self.is_unix and bool(self.location[:1] in ("\0", b"\0"))
+
+
+def parse_address(address: Address, family: str | None = None) -> Endpoint:
+    """Return the `Endpoint` that `address` means.
+
+    Arguments:
+        address: (host, port), a path, a path that starts with NUL (Linux's abstract name space),
+            ``tcp://host:port``, ``tcp://[::1]:port``, ``unix:///path`` or ``unix://relative/path``.
+        family: ``'AF_INET'``, ``'AF_INET6'``, ``'AF_UNIX'``, or None to take it from the form.
+
+    Raises:
+        AddressError: the form is unknown, the port is none, or the family does not fit.
+    """
+    if family is not None:
+        check_family(family)
+    if isinstance(address, str) and address.startswith("\\\\"):
+        check_family("AF_PIPE")
+    if isinstance(address, str) and "://" in address:
+        endpoint = _parse_url(address)
+    elif isinstance(address, tuple):
+        endpoint = _parse_inet(address)
+    elif isinstance(address, str | bytes) and address:
+        if "AF_UNIX" not in FAMILIES:
+            raise AddressError(f"this system has no Unix sockets: {address!r}")
+        endpoint = Endpoint(FAMILIES["AF_UNIX"], address)
+    else:
+        raise AddressError(f"{address!r} is no address; give (host, port), a path, 'tcp://host:port' or 'unix:///path'")
+    if family is None:
+        return endpoint
+    if endpoint.is_unix != (family == "AF_UNIX"):
+        raise AddressError(f"{address!r} is no address of the family {family}")
+    return Endpoint(FAMILIES[family], endpoint.location)
+
+
+def check_family(family: str) -> None:
+    """Raise AddressError where this system has no such `family`."""
+    if family == "AF_PIPE" and sys.platform != "win32":
+        raise AddressError("Windows named pipes (AF_PIPE) exist on Windows alone; use a Unix socket's path here")
+    if family == "AF_PIPE":
+        raise AddressError("a reactor cannot select on Windows named pipes (AF_PIPE); use ('localhost', port)")
+    if family not in FAMILIES:
+        raise AddressError(f"{family!r} is no family of this system; there are {', '.join(FAMILIES)}")
+
+
+def format_address(address: Any) -> str:
+    """Return `address` as a person writes it: ``127.0.0.1:80``, ``[::1]:80`` or ``unix:/path``."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        host, port = address[0], address[1]
+        if isinstance(host, str) and host.startswith("::ffff:") and "." in host:
+            host = host[7:]  # an IPv4 peer on a dual-stack socket
+        return f"[{host}]:{port}" if isinstance(host, str) and ":" in host else f"{host}:{port}"
+    if isinstance(address, bytes):
+        address = address.decode("utf-8", "backslashreplace")
+    if not address:
+        return "unix:(unnamed)"
+    return f"unix:{address}" if str(address).isprintable() else f"unix:{str(address)!r}"
+
+
+def family_name(family: int) -> str:
+    """Return ``'AF_INET'`` and the like for the number `family`."""
+    for name, number in FAMILIES.items():
+        if number == family:
+            return name
+    return "AF_UNSPEC"
+
+
+def _parse_inet(address: tuple[Any, ...]) -> Endpoint:
+    if len(address) not in (2, 4) or not isinstance(address[0], str | bytes | None):
+        raise AddressError(f"{address!r} is no address; give (host, port), both of them: ('localhost', 6000)")
+    port = address[1]
+    if not isinstance(port, int) or not 0 <= port <= 65535:
+        raise AddressError(f"{port!r} is no port; give a whole number from 0 to 65535")
+    host = address[0] or ""
+    if isinstance(host, bytes):
+        host = host.decode("idna")
+    return Endpoint(socket.AF_INET6 if len(address) == 4 else socket.AF_UNSPEC, (host, *address[1:]))
+
+
+def _parse_url(url: str) -> Endpoint:
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        path = url[len("unix://") :]
+        if not path:
+            raise AddressError(f"{url!r} names no path; give unix:///path")
+        return parse_address(path)
+    if parts.scheme != "tcp":
+        raise AddressError(f"{url!r} has the scheme {parts.scheme!r}; tcp:// and unix:// are understood")
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if port is None or parts.path or parts.query or parts.fragment or parts.username is not None:
+        raise AddressError(f"{url!r} is no address; give tcp://host:port")
+    return _parse_inet((parts.hostname or "", port))

@@ -1,0 +1,173 @@
+"""Binding: from an endpoint to a socket that listens, and the file of a Unix socket."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from .addresses import FAMILIES, Endpoint
+from .errors import AddressError, AddressInUseError
+
+SocketFactory = Callable[..., socket.socket]
+
+
+class SocketFile:
+    """The file of a Unix socket that this process has bound: removed by it, and by nobody else.
+
+    Arguments:
+        path: where the socket was bound.
+        directory: a temporary directory to remove with it, or None.
+    """
+
+    def __init__(self, path: str | bytes, directory: str | None = None) -> None:
+        self._path = path
+        self._directory = directory
+        self._process = os.getpid()
+        self._identity = _identity(path)
+
+    def remove(self) -> None:
+        """Remove the file, unless it is another one by now, or this is a child that inherited the socket."""
+        if os.getpid() != self._process:
+            return
+        try:
+            if _identity(self._path) == self._identity:
+                os.unlink(self._path)
+        except FileNotFoundError:
+            pass
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def fastest_endpoint() -> tuple[Endpoint, str | None]:
+    """Return an endpoint of the fastest family that this system has, and the directory made for it."""
+    if "AF_UNIX" not in FAMILIES:
+        return Endpoint(socket.AF_INET, ("localhost", 0)), None
+    directory = tempfile.mkdtemp(prefix="reactor-")  # mode 0700
+    return Endpoint(FAMILIES["AF_UNIX"], os.path.join(directory, "socket")), directory
+
+
+def bind_unix(endpoint: Endpoint, make_socket: SocketFactory, backlog: int) -> socket.socket:
+    """Return a listening Unix socket that only this user can connect to.
+
+    A file that a dead process left behind is taken over.
+
+    Raises:
+        AddressInUseError: somebody alive listens there, or the file is no socket.
+        AddressError: the path is too long for the system.
+        OSError: the directory is missing, or not ours to write in.
+    """
+    sock = make_socket(endpoint.family, socket.SOCK_STREAM)
+    try:
+        try:
+            _bind(sock, endpoint)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or endpoint.is_abstract:
+                raise
+            _remove_stale(endpoint, make_socket)
+            _bind(sock, endpoint)
+        if not endpoint.is_abstract:
+            # In this order nobody gets in between: before listen() a connect is refused.
+            os.chmod(endpoint.location, 0o600)
+        sock.setblocking(False)
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def bind_inet(endpoint: Endpoint, make_socket: SocketFactory, backlog: int, reuse_port: bool) -> socket.socket:
+    """Return a listening TCP socket; for an empty host, one for all addresses of both families.
+
+    Raises:
+        AddressInUseError: the port is taken.
+        AddressError: the name means no address of this machine.
+        OSError: the operating system refused, a port below 1024 for example.
+    """
+    family, location, both = _inet_location(endpoint)
+    sock = make_socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":  # on Windows it would let others bind the same port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
+        _bind(sock, Endpoint(family, location))
+        set_stream_options(sock)
+        sock.setblocking(False)
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def set_stream_options(sock: socket.socket) -> None:
+    """Set what every TCP connection here has; one that a listener accepts inherits it from the listener.
+
+    No waiting for more (Nagle): a turn's output leaves in one call anyway. And keepalive, so that
+    the kernel finds out when a silent peer has died.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _inet_location(endpoint: Endpoint) -> tuple[int, Any, bool]:
+    host, port = endpoint.location[:2]
+    if not host:
+        if endpoint.family == socket.AF_INET or not socket.has_dualstack_ipv6():
+            return socket.AF_INET, ("0.0.0.0", port), False
+        return socket.AF_INET6, ("::", port), endpoint.family == socket.AF_UNSPEC
+    try:
+        found = socket.getaddrinfo(host, port, endpoint.family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise AddressError(f"cannot listen on {endpoint}: {error.strerror}") from None
+    # IPv4 first: a client of the standard library that says 'localhost' tries nothing else.
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    return found[0][0], found[0][4], False
+
+
+def _bind(sock: socket.socket, endpoint: Endpoint) -> None:
+    try:
+        sock.bind(endpoint.location)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and not (endpoint.is_unix and not endpoint.is_abstract):
+            raise AddressInUseError(errno.EADDRINUSE, f"somebody listens on {endpoint} already") from None
+        if error.errno is None and endpoint.is_unix:  # "AF_UNIX path too long" comes from Python itself
+            raise AddressError(f"{endpoint}: {error}; about 100 bytes are possible") from None
+        raise
+
+
+def _remove_stale(endpoint: Endpoint, make_socket: SocketFactory) -> None:
+    """Remove the file of a socket on which nobody listens any more."""
+    path = endpoint.location
+    identity = _identity(path)
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise AddressInUseError(errno.EADDRINUSE, f"{endpoint} is a file, and no socket; it is left alone")
+    with make_socket(endpoint.family, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            pass
+        except BlockingIOError:  # its backlog is full
+            raise AddressInUseError(errno.EADDRINUSE, f"somebody listens on {endpoint} already") from None
+        else:
+            raise AddressInUseError(errno.EADDRINUSE, f"somebody listens on {endpoint} already")
+    if _identity(path) == identity:
+        os.unlink(path)
+
+
+def _identity(path: str | bytes) -> tuple[int, int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino, status.st_ctime_ns

@@ -1,0 +1,388 @@
+"""Channels: a socket, a state and a queue for what goes out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from .addresses import format_address
+from .codecs import Codec, Trust
+from .errors import ClosedHere, HookError, PeerClosed, ReactorError, RemoteError, StateError
+from .limits import DEFAULT_LIMITS, Limits
+from .producers import DISCARD, Discard, FileSlice, OutputQueue, Producer
+from .sending import STATES
+from .states import State, become
+
+if TYPE_CHECKING:
+    from .eventloop import Reactor
+    from .timers import Timer
+
+log = logging.getLogger("reactor")
+
+
+class Origin:
+    """Who made a channel, and is told what becomes of it: a listener, or a connect."""
+
+    __slots__ = ()
+    role: ClassVar[str] = "listener"
+
+    def channel_authenticating(self, channel: Channel) -> None:
+        """`channel` is in the handshake from now on."""
+
+    def channel_opened(self, channel: Channel) -> None:
+        """`channel` is open: it has the handshake behind it, if there is one."""
+
+    def trust_for(self, codec: str | Codec) -> Trust:
+        """Return what a connection of `codec` believes."""
+        raise NotImplementedError
+
+    def progress(self) -> str:
+        """Return how far a connect has come, in words."""
+        return ""
+
+    def channel_closed(self, channel: Channel, reason: ReactorError) -> None:
+        """`channel` was closed for `reason`."""
+
+
+class Channel:
+    """What all channels have in common. Subclass `Stream` or `Connection`, not this.
+
+    A subclass may have an ``__init__`` with any arguments, and need not call this one's.
+
+    Attributes:
+        reactor: the loop that drives the channel, once it is attached.
+        socket: its socket, once it has one.
+        state: the `State` that it is in; ``state.name`` tells which.
+        peer: the address of the other side, as the socket module writes it.
+        limits: what is granted to the peer.
+        interest: what the selector watches for now: READ, WRITE, both or 0.
+        output: what waits to be sent.
+        held: input that was read and decoded but not yet delivered.
+        reason: why the channel closes; there only from then until `handle_close` is told.
+        active_at: when the loop last had to do with the channel, on the reactor's clock.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "active_at",
+        "held",
+        "interest",
+        "limits",
+        "origin",
+        "output",
+        "peer",
+        "reactor",
+        "reason",
+        "socket",
+        "state",
+        "timer",
+    )
+
+    states: ClassVar[Mapping[str, State]] = STATES
+    hears_drained: ClassVar[bool] = False
+
+    reactor: Reactor
+    socket: Any
+    state: State
+    peer: Any
+    limits: Limits
+    interest: int
+    output: list[bytes] | OutputQueue | Discard | None
+    held: Iterator[bytes] | None
+    reason: ReactorError
+    active_at: float
+    timer: Timer | None
+    origin: Origin | None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        self.state = cls.states["New"]
+        self.output = []
+        self.socket = self.held = self.timer = self.peer = self.origin = None
+        self.interest = 0
+        self.limits = DEFAULT_LIMITS
+        return self
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.hears_drained = cls.handle_drained is not Channel.handle_drained
+
+    def __str__(self) -> str:
+        """Name the channel as log lines do: its class, its peer and its state."""
+        peer = "nobody" if self.peer is None else format_address(self.peer)
+        return f"{type(self).__name__} with {peer} ({self.state.name})"
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+    # What a subclass writes
+
+    def handle_open(self) -> None:
+        """The channel is open: connected, authenticated, ready. By default, nothing."""
+
+    def handle_data(self, data: bytes) -> None:
+        """Bytes came in, at least one. By default they are dropped, with a line in the log."""
+        log.warning("%s: %d bytes came in, and handle_data is not written", self, len(data))
+
+    def handle_eof(self) -> None:
+        """The peer has sent its last byte, and may still read. By default, `close_when_done`."""
+        self.state.drain(self, PeerClosed("the peer closed the connection"))
+
+    def handle_drained(self) -> None:
+        """All that was queued has left for the kernel. By default, nothing."""
+
+    def handle_close(self, reason: ReactorError) -> None:
+        """The channel is closed; told exactly once, for every channel that was attached.
+
+        Arguments:
+            reason: `PeerClosed` or `ClosedHere` for an end in good order, else the error.
+        """
+
+    def handle_reconnecting(self, channel: Channel, delay: float) -> None:
+        """This channel is closed, and `channel` will take its place in `delay` seconds. By default, nothing."""
+
+    def handle_error(self, error: Exception) -> None:
+        """Something went wrong. By default it is logged and the channel closes.
+
+        Arguments:
+            error: a `RemoteError` for what the peer did: the channel closes whatever you do here. Or
+                what one of your hooks raised: the channel closes if you say so with `close`.
+        """
+        if isinstance(error, RemoteError):
+            log.warning("%s", error)
+        else:
+            log.error("%s: %s: %s", self, type(error).__name__, error, exc_info=error)
+            self.close(error)
+
+    # What a subclass calls
+
+    def push(self, data: Any) -> None:
+        """Queue something to be sent; it leaves at the end of this turn of the loop, or when it can.
+
+        Order is kept. What is pushed once the channel closes is dropped.
+
+        Arguments:
+            data: a bytes-like object; an open file, sent from its position to its end and then closed;
+                an iterator of bytes-like objects, or an object with ``more()``: pulled only while
+                fewer bytes wait than the low-water mark.
+        Raises:
+            LocalError: it is none of these.
+        """
+        if type(data) is not bytes:
+            self.push_producer(data)
+            return
+        output = self.output
+        if output is None:
+            self.output = [data]
+            self.reactor.dirty.append(self)
+        elif output.append(data):
+            self.state.pressed(self)
+
+    def push_producer(self, source: Any) -> None:
+        """Queue what is not bytes; `push` comes here."""
+        try:
+            view = memoryview(source)
+        except TypeError:
+            pass
+        else:
+            self.push(view.tobytes())
+            return
+        file = FileSlice.of(source)
+        queue = self.queue()
+        if file is None:
+            queue.append_producer(Producer(source))
+            return
+        header = self.header_for(file.size)
+        if header:
+            queue.append(header)
+        queue.append_producer(file)
+
+    def close(self, reason: Exception | None = None) -> None:
+        """Close now; what is queued is dropped. Closing once more does nothing.
+
+        Arguments:
+            reason: what `handle_close` is told; by default that this program closed it.
+        """
+        if reason is None:
+            reason = ClosedHere("closed by this program")
+        elif not isinstance(reason, ReactorError):
+            reason = HookError(f"a hook of the channel failed: {type(reason).__name__}: {reason}")
+        self.state.close(self, reason)
+
+    def close_when_done(self) -> None:
+        """Close as soon as everything queued has been sent. What is pushed from now on is dropped."""
+        self.state.drain(self, ClosedHere("closed by this program"))
+
+    def pause_reading(self) -> None:
+        """Take nothing from the peer until `resume_reading`. What is queued goes out all the same.
+
+        Raises:
+            StateError: the channel is not open.
+        """
+        self.state.pause(self)
+
+    def resume_reading(self) -> None:
+        """Read again. Without a pause before it, this does nothing."""
+        self.state.resume(self)
+
+    @property
+    def output_size(self) -> int:
+        """The bytes that wait for the peer, without what producers have yet to produce."""
+        output = self.output
+        return sum(map(len, output)) if isinstance(output, list) else output.size if output is not None else 0
+
+    # What the engine calls
+
+    def attach(self, reactor: Reactor, peer: Any, limits: Limits, origin: Origin | None = None) -> None:
+        """Make this a channel of `reactor`.
+
+        Raises:
+            StateError: it is attached already.
+        """
+        if self.is_attached:
+            raise StateError(f"{self}: one channel serves one connection; make a new object for the next one")
+        self.reactor = reactor
+        self.peer = peer
+        self.limits = limits
+        self.origin = origin
+        self.active_at = reactor.now
+        reactor.channels.add(self)
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the channel has been given to a reactor."""
+        return hasattr(self, "reactor")
+
+    def begin(self) -> None:
+        """The socket is connected: authenticate, or open at once."""
+        self.opened()
+
+    def opened(self) -> None:
+        """Enter the open state and say so with `handle_open`."""
+        reactor = self.reactor
+        if self.origin is not None:
+            self.origin.channel_opened(self)
+        self.set_deadline(self.limits.idle_timeout)
+        queue = self.output
+        if not queue:
+            self.output = None
+        else:
+            reactor.flush_soon(self)
+        become(self, "open")
+        reactor.hook_soon(self, self.hook_open)
+        if isinstance(queue, OutputQueue) and queue.sealed:
+            reactor.hook_soon(self, self.close_when_done)
+
+    def hook_open(self) -> None:
+        """Call `handle_open`, unless the channel was closed in the meantime."""
+        if self.state is not self.states["Closed"]:
+            self.handle_open()
+
+    def want(self, interest: int) -> None:
+        """Have the selector watch for `interest`: the only place where that changes."""
+        before = self.interest
+        if interest == before:
+            return
+        self.interest = interest
+        if not before:
+            self.reactor.register(self.socket, interest, self)
+        elif not interest:
+            self.reactor.unregister(self.socket)
+        else:
+            self.reactor.modify(self.socket, interest, self)
+
+    def park(self, seconds: float) -> None:
+        """Watch for nothing for so many `seconds`."""
+        state, interest = self.state, self.interest
+        self.want(0)
+
+        def unpark() -> None:
+            if self.state is state and not self.interest:
+                self.want(interest)
+
+        self.reactor.call_later(seconds, unpark)
+
+    def set_deadline(self, timeout: float | None) -> None:
+        """Have the state told when `timeout` seconds have passed; this replaces the deadline before it."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if timeout is not None:
+            self.timer = self.reactor.call_later(timeout, self.expire)
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self.timer = None
+        self.state.expired(self)
+
+    def queue(self) -> OutputQueue | Discard:
+        """Return the queue proper, and see that it is flushed at the end of this turn."""
+        if self.output is DISCARD:
+            return DISCARD
+        if self.output is None:
+            self.reactor.flush_soon(self)
+        return self.make_queue()
+
+    def make_queue(self) -> OutputQueue:
+        """Turn the plain list for a turn's output into a queue proper, if it is none yet."""
+        output = self.output
+        if isinstance(output, OutputQueue):
+            return output
+        queue = self.output = self.new_queue()
+        if isinstance(output, list):
+            for data in output:
+                queue.append(data)
+        return queue
+
+    def new_queue(self) -> OutputQueue:
+        """Return an empty queue with this channel's marks."""
+        return OutputQueue(self.limits)
+
+    def header_for(self, size: int) -> bytes:
+        """Return what goes out in front of a file of `size` bytes."""
+        return b""
+
+    def input_finished(self) -> RemoteError | None:
+        """The stream of input has ended: return the error that this means, if any."""
+        return None
+
+    def fail(self, error: ReactorError) -> None:
+        """Say what went wrong, and close for that reason. Only from the loop, never from inside a hook."""
+        self.report(error)
+        self.state.close(self, error)
+
+    def report(self, error: ReactorError) -> None:
+        """Put peer and state into `error`, and give it to `handle_error`."""
+        error.peer = str(self).rpartition(" (")[0]
+        error.state = self.state.name
+        error.__traceback__ = None  # its frames would keep the channel alive, and its socket with it
+        self.hook_failed(error)
+
+    def hook_failed(self, error: Exception) -> None:
+        """Tell `handle_error`; what that raises is logged and closes the channel."""
+        try:
+            self.handle_error(error)
+        except Exception as second:
+            log.error("%s: handle_error failed: %s: %s", self, type(second).__name__, second, exc_info=second)
+            self.close(second)
+        if self.held is not None and self.state is self.states["Open"]:
+            self.reactor.resume_soon(self)
+
+    def finish(self) -> None:
+        """The batch in which the channel was closed is over: give the descriptor back, and say so."""
+        reason = self.reason
+        del self.reason
+        self.reactor.forget(self)
+        if self.socket is not None:
+            try:
+                self.socket.close()
+            except OSError:
+                pass  # BSD reports a reset here; the descriptor is gone all the same
+            self.socket = None
+        origin, self.origin = self.origin, None
+        try:
+            self.handle_close(reason)
+        finally:
+            if origin is not None:
+                origin.channel_closed(self, reason)

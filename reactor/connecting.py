@@ -1,0 +1,374 @@
+"""Connecting: names resolved off the loop, addresses raced (RFC 8305), and trying again."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import math
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self, TypeVar
+
+from .addresses import FAMILIES, Address, Endpoint, format_address, parse_address
+from .binding import set_stream_options
+from .calls import ThreadCall
+from .channel import Channel, Origin
+from .codecs import Codec, Trust
+from .errors import ClosedHere, ConnectError, LocalError, ReactorError
+from .eventloop import WRITE, Reactor, get_reactor
+from .limits import DEFAULT_LIMITS, Limits
+from .sending import STATES
+from .states import State, become
+from .timers import Timer
+
+ATTEMPT_DELAY = 0.25
+"""Seconds from one attempt to the next while none has failed (RFC 8305, section 5)."""
+
+UNIX_RETRY = 0.05
+"""Seconds until the next try when a Unix listener's backlog is full: Linux says EAGAIN and queues nobody."""
+
+AnyChannel = TypeVar("AnyChannel", bound=Channel)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait in front of the next connection: exponential, with jitter.
+
+    The wait is drawn evenly from half the present step to all of it, so that a thousand clients of
+    one server that restarts do not come back in the same instant.
+
+    Arguments:
+        first: the first step, in seconds.
+        maximum: the longest step, in seconds.
+        factor: each step is so many times the one before it.
+        attempts: give up after so many connections in a row that never opened; None for never.
+    """
+
+    first: float = 0.1
+    maximum: float = 30.0
+    factor: float = 2.0
+    attempts: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.first <= self.maximum or not self.factor >= 1 or not math.isfinite(self.maximum):
+            raise LocalError(f"{self} makes no sense; it needs 0 < first <= maximum and factor >= 1")
+
+    def delay(self, failures: int, random: Callable[[int], bytes]) -> float:
+        """Return the seconds to wait after so many `failures` in a row (0 after one that opened)."""
+        step = self.maximum
+        if failures < 64:  # a larger power would overflow
+            step = min(self.maximum, self.first * self.factor**failures)
+        return step * (0.5 + int.from_bytes(random(4), "big") / 2**33)
+
+
+class Trying(State):
+    """The state of one attempt: its socket becomes writable when the connect has succeeded or failed."""
+
+    name = "Connecting"
+
+    def enter(self, channel: Channel) -> None:
+        channel.want(WRITE)
+
+    def writable(self, channel: Channel) -> bool:
+        assert isinstance(channel, Attempt)
+        number = channel.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        channel.connector.attempt_ended(channel, number)
+        return True
+
+
+class Attempt(Channel):
+    """One of the sockets that race for a connection."""
+
+    __slots__ = ("connector",)
+
+    states: ClassVar[Mapping[str, State]] = {**STATES, "Connecting": Trying()}
+    connector: Connector
+
+    def take_socket(self) -> Any:
+        """Hand out the socket, which is connected; what remains of the attempt closes."""
+        self.want(0)
+        sock, self.socket = self.socket, None
+        self.close()
+        return sock
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be connected, and how: the same for every channel of a reconnecting series."""
+
+    endpoint: Endpoint
+    factory: Callable[[], Channel]
+    reactor: Reactor
+    limits: Limits
+    backoff: Backoff | None
+    authkey: bytes | None
+    codec: str | Codec | None
+    minimum_digest: str
+    allow_unauthenticated_pickle: bool
+
+    def make_channel(self, failures: int) -> tuple[Channel, Connector]:
+        """Return a new channel that is Connecting, and the connector which is to be started."""
+        channel = self.factory()
+        if not isinstance(channel, Channel):
+            raise LocalError(f"connect needs something that makes channels, not {channel!r}")
+        connector = Connector(self, channel, failures)
+        codec = getattr(channel, "codec", None)
+        if codec is not None:
+            connector.trust_for(codec).check(peer_is_this_user=self.endpoint.is_unix)
+        elif self.authkey is not None or self.codec is not None:
+            raise LocalError(f"{type(channel).__name__} is no Connection: it has no use for an authkey or a codec")
+        channel.attach(self.reactor, self.endpoint.location, self.limits, connector)
+        become(channel, "connect")
+        return channel, connector
+
+
+class Connector(Origin):
+    """Brings one channel into being: the origin of a channel on the connecting side."""
+
+    role = "client"
+
+    def __init__(self, request: Request, channel: Channel, failures: int) -> None:
+        self._causes: list[str] = []
+        self._request = request
+        self._channel = channel
+        self._failures = failures
+        self._reactor = request.reactor
+        self._addresses: deque[tuple[int, Any]] = deque()
+        self._attempts: set[Attempt] = set()
+        self._resolving: ThreadCall | None = None
+        self._timer: Timer | None = None
+
+    def start(self) -> None:
+        """Resolve the name, if there is one, and begin to try."""
+        channel = self._channel
+        if channel.state is not channel.states["Connecting"]:
+            return  # it was closed while it waited for its turn
+        channel.set_deadline(channel.limits.connect_timeout)
+        endpoint = numeric(self._request.endpoint)
+        if endpoint.family != socket.AF_UNSPEC:
+            self._addresses.append((endpoint.family, endpoint.location))
+            self._try_next()
+            return
+        host, port = endpoint.location
+        self._resolving = self._reactor.run_in_thread(
+            self._reactor.resolver,
+            host or "localhost",
+            port,
+            self._request.endpoint.family,
+            socket.SOCK_STREAM,
+            on_result=self._resolved,
+            on_error=self._not_resolved,
+        )
+
+    def attempt_ended(self, attempt: Attempt, number: int) -> None:
+        """The connect of `attempt` ended with this error number; 0 is success."""
+        self._attempts.discard(attempt)
+        if number == 0:
+            self._connected(attempt.take_socket(), attempt.peer)
+            return
+        self._failed(attempt.peer, os.strerror(number))
+        attempt.close()
+        self._try_next()
+
+    def trust_for(self, codec: str | Codec) -> Trust:
+        request = self._request
+        return Trust.of(
+            request.codec or codec, request.authkey, request.minimum_digest, request.allow_unauthenticated_pickle
+        )
+
+    def channel_opened(self, channel: Channel) -> None:
+        self._failures = 0
+
+    def progress(self) -> str:
+        return "; ".join(["tried", *self._causes]) if self._causes else "no address has answered"
+
+    def channel_closed(self, channel: Channel, reason: ReactorError) -> None:
+        self._stop()
+        backoff = self._request.backoff
+        if backoff is None or isinstance(reason, ClosedHere) or self._reactor.is_shutting_down:
+            return
+        if backoff.attempts is not None and self._failures >= backoff.attempts:
+            return
+        delay = backoff.delay(self._failures, self._reactor.random)
+        successor, connector = self._request.make_channel(self._failures + 1)
+        connector._timer = self._reactor.call_later(delay, connector.start)
+        channel.handle_reconnecting(successor, delay)
+
+    def _resolved(self, found: list[Any]) -> None:
+        self._resolving = None
+        self._addresses.extend(interleave([(entry[0], entry[4]) for entry in found]))
+        self._try_next()
+
+    def _not_resolved(self, error: BaseException) -> None:
+        self._resolving = None
+        self._causes.append(getattr(error, "strerror", None) or f"{type(error).__name__}: {error}")
+        self._give_up("cannot resolve the name")
+
+    def _try_next(self) -> None:
+        """Try the next address; the one after it gets its turn when this fails, or after a short while."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._addresses:
+            wait = self._try(*self._addresses.popleft())
+            if wait is not None:
+                if self._addresses:
+                    self._timer = self._reactor.call_later(wait, self._try_next)
+                return
+        if not self._attempts:
+            self._give_up("cannot connect")
+
+    def _try(self, family: int, location: Any) -> float | None:
+        """Begin a connect. Return the seconds to leave it to itself, or None when it has failed."""
+        sock = None
+        try:
+            sock = self._reactor.socket_factory(family, socket.SOCK_STREAM)
+            sock.setblocking(False)
+            if family != FAMILIES.get("AF_UNIX"):
+                set_stream_options(sock)
+            number = sock.connect_ex(location)
+        except OSError as error:  # out of descriptors; no such family; a path that is too long
+            if sock is not None:
+                sock.close()
+            self._failed(location, error.strerror or str(error))
+            return None
+        if number == 0:
+            self._addresses.clear()
+            self._connected(sock, location)
+            return ATTEMPT_DELAY
+        if number in (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR) and family != FAMILIES.get("AF_UNIX"):
+            attempt = Attempt()
+            attempt.connector = self
+            attempt.attach(self._reactor, location, self._request.limits)
+            attempt.socket = sock
+            self._attempts.add(attempt)
+            become(attempt, "connect")
+            return ATTEMPT_DELAY
+        sock.close()
+        if number == errno.EAGAIN:
+            self._addresses.append((family, location))
+            return UNIX_RETRY
+        self._failed(location, os.strerror(number))
+        return None
+
+    def _failed(self, location: Any, cause: str) -> None:
+        self._causes.append(f"{format_address(location)}: {cause}")
+
+    def _connected(self, sock: Any, location: Any) -> None:
+        self._stop()
+        channel = self._channel
+        channel.socket = sock
+        if isinstance(location, tuple) and sock.getsockname() == location:
+            # A port of our own that was free a moment ago: TCP connected the socket with itself.
+            self._failed(location, os.strerror(errno.ECONNREFUSED))
+            self._give_up("cannot connect")
+            return
+        channel.peer = location
+        try:
+            channel.begin()
+        except ReactorError as error:
+            channel.fail(error)
+
+    def _give_up(self, what: str) -> None:
+        self._channel.fail(ConnectError(f"{what}: {self._request.endpoint}", tuple(self._causes)))
+
+    def _stop(self) -> None:
+        """End whatever is still under way."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._resolving is not None:
+            self._resolving.cancel()
+        for attempt in self._attempts:
+            attempt.close()
+        self._attempts.clear()
+        self._addresses.clear()
+
+
+def connect(
+    address: Address,
+    factory: Callable[[], AnyChannel],
+    *,
+    family: str | None = None,
+    authkey: bytes | None = None,
+    codec: str | Codec | None = None,
+    minimum_digest: str = "md5",
+    allow_unauthenticated_pickle: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+    reactor: Reactor | None = None,
+    reconnect: Backoff | None = None,
+) -> AnyChannel:
+    """Return a new channel that connects to `address`; what it sends before it is open waits.
+
+    Names are resolved on a thread. Where a name has several addresses they are raced as RFC 8305 says.
+
+    Arguments:
+        address: (host, port), a path, ``tcp://host:port`` or ``unix:///path``.
+        factory: called without arguments for the channel; its class, most often.
+        family: ``'AF_INET'``, ``'AF_INET6'`` or ``'AF_UNIX'``, to leave the others out.
+        authkey: the key that both sides have, in bytes; for channels that are `Connection`.
+        codec: see `Connection.codec`; given here it wins.
+        minimum_digest: ``"sha256"`` shuts out Python up to 3.11, which knows nothing but MD5.
+        allow_unauthenticated_pickle: let whoever answers run code in this process.
+        limits: what is granted to the peer.
+        reactor: the loop; by default the one of this thread.
+        reconnect: make a new channel whenever this one closes, unless this program closed it. Each
+            comes from `factory`; the old one hears of it in `handle_reconnecting`.
+
+    Raises:
+        AddressError: the address or the family cannot be used here.
+        UnsafePickleError: nothing would keep a stranger from sending pickles.
+        LocalError: arguments that contradict one another.
+    """
+    request = Request(
+        parse_address(address, family),
+        factory,
+        reactor or get_reactor(),
+        limits,
+        reconnect,
+        authkey,
+        codec,
+        minimum_digest,
+        allow_unauthenticated_pickle,
+    )
+    channel, connector = request.make_channel(1)
+    request.reactor.hook_soon(channel, connector.start)
+    return channel  # type: ignore[return-value]
+
+
+def numeric(endpoint: Endpoint) -> Endpoint:
+    """Return `endpoint` with its family filled in, if its host is a number; else with none."""
+    if endpoint.is_unix:
+        return endpoint
+    for family in (socket.AF_INET, socket.AF_INET6):
+        if endpoint.family in (family, socket.AF_UNSPEC):
+            try:
+                socket.inet_pton(family, endpoint.location[0])
+            except OSError:
+                continue
+            return Endpoint(family, endpoint.location)
+    return Endpoint(socket.AF_UNSPEC, endpoint.location[:2])
+
+
+def interleave(addresses: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+    """Return `addresses` with the families taking turns, the first one's first (RFC 8305, section 4)."""
+    first: deque[tuple[int, Any]] = deque()
+    others: deque[tuple[int, Any]] = deque()
+    for entry in dict.fromkeys(addresses):
+        (first if entry[0] == addresses[0][0] else others).append(entry)
+    turns = []
+    while first or others:
+        turns += [queue.popleft() for queue in (first, others) if queue]
+    return turns
+
+
+class Connectable(Channel):
+    """A channel that can be at either side: accepted by a listener, or connecting by itself."""
+
+    __slots__ = ()
+
+    @classmethod
+    def connect(cls, address: Address, **options: Any) -> Self:
+        """Return a new channel of this class that connects to `address`; see `reactor.connect` for the options."""
+        return connect(address, cls, **options)

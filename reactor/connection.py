@@ -1,0 +1,369 @@
+"""Connections: messages in frames, as ``multiprocessing.connection`` sends them, both roles."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from operator import length_hint
+from typing import Any, ClassVar, Self
+
+from .authentication import ChallengeSpotter, Handshake
+from .channel import Channel, Origin
+from .codecs import Codec, Trust
+from .connecting import Connectable
+from .errors import (
+    AuthenticationError,
+    ConnectionLost,
+    DeadlineError,
+    DecodingError,
+    RemoteError,
+    StateError,
+    excerpt,
+    printable,
+)
+from .eventloop import READ, WRITE, Reactor
+from .framing import SHORT, FrameDecoder, encode_frame, frame_header
+from .limits import FRAMES_PER_TURN, RECEIVE_SIZE, Limits
+from .producers import OutputQueue
+from .sending import STATES, Open
+from .states import Preparing, State, become
+
+log = logging.getLogger("reactor")
+
+JOINED = 16 * 1024
+"""Up to so many bytes a frame is copied behind its header; a larger one is queued beside it."""
+
+_pack = SHORT.pack
+
+
+class OpenForMessages(Open):
+    """Reads frames and gives them to `handle_message`, or to `handle_frame` where that is written."""
+
+    def readable(self, channel: Connection) -> bool:  # type: ignore[override]
+        frames = channel.held
+        batch: Iterator[bytes]
+        if frames is None:
+            try:
+                data = channel.socket.recv(RECEIVE_SIZE)
+            except (BlockingIOError, InterruptedError):
+                return False
+            except OSError as error:
+                channel.fail(ConnectionLost(error))
+                return True
+            if not data:
+                self.end_of_input(channel)
+                return True
+            found = channel.decoder.feed(data)
+            # Held at once: if a hook raises, what stands behind its frame must not be lost.
+            batch = frames = channel.held = iter(found)
+            if len(found) > FRAMES_PER_TURN:
+                batch = islice(frames, FRAMES_PER_TURN)
+        else:
+            batch = islice(frames, FRAMES_PER_TURN)
+        loads = None if channel.hears_frames else channel.trust.codec.loads
+        handle = channel.handle_frame if loads is None else channel.handle_message
+        for message in batch:
+            if loads is not None:
+                try:
+                    message = loads(message)  # noqa: PLW2901
+                except Exception as error:
+                    channel.fail(undecodable(message, error))
+                    return True
+            handle(message)
+            if channel.state is not self:
+                return True
+        if batch is not frames and length_hint(frames):
+            channel.reactor.resume_soon(channel)
+            return True
+        channel.held = None
+        if channel.decoder.failure is not None:
+            channel.fail(channel.decoder.failure)
+        return True
+
+
+class Authenticating(Preparing):
+    """In the challenge handshake: its bytes go out in front of everything that was pushed."""
+
+    name = "Authenticating"
+    reads = READ
+
+    def enter(self, channel: Channel) -> None:
+        assert isinstance(channel, Connection)
+        super().enter(channel)
+        handshake = channel.start_handshake()
+        channel.greeting = handshake.start()
+        channel.want(READ)
+        channel.set_deadline(channel.limits.authentication_timeout)
+        channel.reactor.flush_soon(channel)
+
+    def readable(self, channel: Channel) -> bool:
+        assert isinstance(channel, Connection)
+        assert channel.handshake is not None
+        try:
+            data = channel.socket.recv(RECEIVE_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            channel.fail(ConnectionLost(error))
+            return True
+        handshake = channel.handshake
+        if not data:
+            channel.fail(AuthenticationError(f"the peer closed the connection; expected was {handshake.expectation}"))
+            return True
+        try:
+            channel.greeting += handshake.receive(data)
+        except AuthenticationError as error:
+            self._refuse(channel, error)
+            return True
+        if handshake.done:
+            channel.authenticated(handshake.trailing)
+        else:
+            channel.reactor.flush_soon(channel)
+        return True
+
+    def writable(self, channel: Channel) -> bool:
+        return self.flush(channel)
+
+    def flush(self, channel: Channel) -> bool:
+        assert isinstance(channel, Connection)
+        if self.check_output(channel):
+            return True
+        try:
+            sent = channel.socket.send(channel.greeting) if channel.greeting else 0
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            channel.fail(ConnectionLost(error))
+            return True
+        channel.greeting = channel.greeting[sent:]
+        channel.want(READ | WRITE if channel.greeting else READ)
+        return sent > 0
+
+    def expired(self, channel: Channel) -> None:
+        assert isinstance(channel, Connection)
+        assert channel.handshake is not None
+        channel.fail(
+            DeadlineError(
+                f"no authentication within {channel.limits.authentication_timeout:g} s (authentication_timeout); "
+                f"expected was {channel.handshake.expectation}",
+                "authentication_timeout",
+            )
+        )
+
+    def _refuse(self, channel: Connection, error: AuthenticationError) -> None:
+        """Tell the peer that it failed before the channel closes; nothing else that was queued goes out."""
+        channel.report(error)
+        if channel.state is not self:
+            return
+        queue = channel.make_queue()
+        queue.clear()
+        queue.append(channel.greeting + error.reply)
+        channel.reason = error
+        become(channel, "drain")
+
+
+class Connection(Connectable):
+    """A channel for messages: write `handle_message`, call `send`.
+
+    Attributes:
+        codec: what turns messages into frames and back: ``"pickle"``, ``"bytes"``, ``"json"``, a
+            `RestrictedPickle`, or any object with `dumps` and `loads`.
+    """
+
+    __slots__ = ("decoder", "greeting", "handshake", "trust")
+
+    codec: ClassVar[str | Codec] = "pickle"
+    hears_frames: ClassVar[bool] = False
+    states: ClassVar[Mapping[str, State]] = {**STATES, "Open": OpenForMessages(), "Authenticating": Authenticating()}
+
+    decoder: FrameDecoder
+    greeting: bytes
+    handshake: Handshake | None
+    trust: Trust
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        self.handshake = None
+        self.trust = NOT_ATTACHED
+        return self
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.hears_frames = cls.handle_frame is not Connection.handle_frame
+
+    # What a subclass writes
+
+    def handle_message(self, message: Any) -> None:
+        """A message came in. By default it is dropped, with a line in the log.
+
+        Arguments:
+            message: what the codec made of the frame.
+        """
+        log.warning("%s: a message came in, and handle_message is not written", self)
+
+    def handle_frame(self, data: bytes) -> None:
+        """A frame came in. By default it is decoded and given to `handle_message`.
+
+        Raises:
+            DecodingError: the codec cannot make a message of it.
+        """
+        try:
+            message = self.trust.codec.loads(data)
+        except Exception as error:
+            raise undecodable(data, error) from None
+        self.handle_message(message)
+
+    # What a subclass calls
+
+    def send(self, message: Any) -> None:
+        """Queue `message`, any object that the codec takes; it leaves at the end of this turn, or when it can.
+
+        Raises:
+            Exception: whatever the codec raises for an object that it cannot take. Nothing is queued then.
+        """
+        data = self.trust.codec.dumps(message)
+        if len(data) > JOINED:
+            self.queue_large(data)
+        else:
+            self.send_bytes(bytes(data))
+
+    def send_bytes(self, buffer: Any, offset: int = 0, size: int | None = None) -> None:
+        """Queue bytes as one frame, without the codec.
+
+        Arguments:
+            buffer: a bytes-like object. What can be changed is copied; a `bytes` object never is.
+            offset: where to begin in it, in bytes.
+            size: how many bytes; None for all from `offset` on.
+        Raises:
+            ValueError: `offset` or `size` is negative, or reaches past the end.
+        """
+        if type(buffer) is not bytes or offset or size is not None:
+            buffer = cut(buffer, offset, size)
+        length = len(buffer)
+        if length > JOINED:
+            self.queue_large(buffer)
+            return
+        output = self.output
+        if output is None:
+            self.output = [_pack(length) + buffer]
+            self.reactor.dirty.append(self)
+        elif output.append(_pack(length) + buffer):
+            self.state.pressed(self)
+
+    def queue_large(self, data: bytes | memoryview) -> None:
+        """Queue `data`, which nobody changes any more, as one frame, without copying it."""
+        queue = self.queue()
+        if queue.append(frame_header(len(data))) | queue.append(data):
+            self.state.pressed(self)
+
+    def push(self, data: Any) -> None:
+        """Queue frames; see `Channel.push`.
+
+        Arguments:
+            data: a bytes-like object or an open file, each of which makes one frame; or an iterator,
+                or an object with ``more()``, whose every chunk makes a frame.
+        """
+        if type(data) is bytes:
+            self.send_bytes(data)
+        else:
+            self.push_producer(data)
+
+    # What the engine calls
+
+    def attach(self, reactor: Reactor, peer: Any, limits: Limits, origin: Origin | None = None) -> None:
+        super().attach(reactor, peer, limits, origin)
+        assert origin is not None
+        self.trust = origin.trust_for(self.codec)
+
+    def begin(self) -> None:
+        assert self.origin is not None
+        trust = self.trust
+        if trust.authkey is not None:
+            become(self, "authenticate")
+            return
+        if trust.needs_known_peer:
+            trust.check(peer_is_this_user(self.socket))
+        maximum = self.limits.maximum_frame
+        self.decoder = FrameDecoder(maximum) if self.origin.role == "listener" else ChallengeSpotter(maximum)
+        self.opened()
+
+    def start_handshake(self) -> Handshake:
+        """Return the handshake for this side of the connection."""
+        assert self.origin is not None
+        assert self.trust.authkey is not None
+        self.handshake = Handshake(self.origin.role, self.trust.authkey, self.reactor.random, self.trust.minimum_digest)
+        self.origin.channel_authenticating(self)
+        return self.handshake
+
+    def authenticated(self, trailing: bytes) -> None:
+        """The handshake is done; `trailing` bytes came behind it."""
+        self.handshake = None
+        self.decoder = FrameDecoder(self.limits.maximum_frame)
+        if self.greeting:
+            self.make_queue().put_first(self.greeting)
+            self.greeting = b""
+        if trailing:
+            self.held = iter(self.decoder.feed(trailing))
+        self.opened()
+
+    def new_queue(self) -> OutputQueue:
+        return OutputQueue(self.limits, encode_frame)
+
+    def header_for(self, size: int) -> bytes:
+        return frame_header(size)
+
+    def input_finished(self) -> RemoteError | None:
+        return self.decoder.finish()
+
+    def finish(self) -> None:
+        if self.handshake is not None:
+            self.handshake.abandon()
+            self.handshake = None
+        super().finish()
+
+
+class NotAttachedCodec:
+    """The codec of a connection that has not been given to a listener or a connect."""
+
+    @staticmethod
+    def dumps(message: Any) -> bytes:
+        raise StateError("this connection is not attached yet: let a Listener make it, or say connect()")
+
+    loads = dumps
+
+
+NOT_ATTACHED = Trust(NotAttachedCodec())
+
+
+def undecodable(frame: bytes, error: Exception) -> DecodingError:
+    """Return the error for a `frame` of which the codec could make nothing."""
+    cause = f"{type(error).__name__}: {printable(str(error))}"
+    return DecodingError(f"a frame cannot be decoded: {cause}; it begins {excerpt(frame)}")
+
+
+def cut(buffer: Any, offset: int, size: int | None) -> bytes:
+    """Return a part of `buffer` as bytes; the errors are those of ``multiprocessing.connection``."""
+    view = memoryview(buffer).cast("B")
+    if offset < 0:
+        raise ValueError("offset is negative")
+    if len(view) < offset:
+        raise ValueError("buffer length < offset")
+    if size is None:
+        size = len(view) - offset
+    elif size < 0:
+        raise ValueError("size is negative")
+    elif offset + size > len(view):
+        raise ValueError("buffer length < offset + size")
+    return view[offset : offset + size].tobytes()
+
+
+def peer_is_this_user(sock: Any) -> bool:
+    """Return whether the operating system says that the peer runs as this very user on this machine."""
+    if not hasattr(socket, "SO_PEERCRED") or sock.family != socket.AF_UNIX:
+        return False
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return bool(uid == os.geteuid())

@@ -1,0 +1,172 @@
+"""The error tree: what this program did wrong, apart from what its peer did.
+
+::
+
+    ReactorError
+    ├── LocalError              this program: a mistake in its calls or its configuration
+    │   ├── AddressError        an address that cannot be used here
+    │   ├── AddressInUseError   somebody alive already listens there
+    │   ├── ClosedReactorError  the reactor was closed, or belongs to the parent of a fork
+    │   ├── HookError           a hook of a channel raised
+    │   ├── UnsafePickleError   unpickling was about to be allowed to anybody
+    │   ├── ProducerError       a producer failed, or gave something that cannot be sent
+    │   └── StateError          a transition that stands in no table
+    ├── RemoteError             the peer, or the network between us
+    │   ├── AuthenticationError the handshake failed
+    │   ├── ConnectError        no connection could be made
+    │   ├── ConnectionLost      the connection broke
+    │   ├── DeadlineError       the peer took longer than the state it is in allows
+    │   ├── FrameError          bytes that are no frame, a frame too large, a frame cut short
+    │   ├── DecodingError       a whole frame whose content the codec refuses
+    │   ├── LimitError          the peer made something grow past its limit
+    │   └── PeerClosed          the peer closed the connection, cleanly
+    └── ClosedHere              this program closed the channel, on purpose
+
+Errors about a channel carry ``peer`` and ``state`` once the channel has seen them, and say both
+when printed, on one line.
+"""
+
+from __future__ import annotations
+
+EXCERPT = 48
+
+
+def excerpt(data: bytes) -> str:
+    """Return `data`, which a peer sent, as a bounded representation on one line.
+
+    Control bytes are escaped, so a log line stays one line whatever came in.
+    """
+    if len(data) <= EXCERPT:
+        return repr(bytes(data))
+    return f"{bytes(data[:EXCERPT])!r}... ({len(data)} bytes)"
+
+
+def printable(text: str) -> str:
+    """Return `text`, part of which a peer may have chosen, bounded and on one line."""
+    if not text.isprintable():
+        text = text.encode("unicode_escape").decode("ascii")
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+class ReactorError(Exception):
+    """The root of every error of this package.
+
+    Attributes:
+        peer: the printable name of the peer, or None while it is not known.
+        state: the name of the channel's state when it happened, or None.
+    """
+
+    peer: str | None = None
+    state: str | None = None
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        if self.peer is None:
+            return message
+        return f"{self.peer} ({self.state}): {message}"
+
+
+class LocalError(ReactorError):
+    """This program made a mistake; nothing that a peer sends can cause it."""
+
+
+class AddressError(LocalError, ValueError):
+    """An address, a family or a URL that cannot be used, with the reason and the way out."""
+
+
+class AddressInUseError(LocalError, OSError):
+    """Somebody alive already listens on the address."""
+
+
+class ClosedReactorError(LocalError):
+    """The reactor was closed, or was made before a fork and belongs to the parent process."""
+
+
+class HookError(LocalError):
+    """A hook of the channel raised, and the channel was closed for it."""
+
+
+class UnsafePickleError(LocalError):
+    """Unpickling would be open to peers whom nothing has authenticated."""
+
+
+class ProducerError(LocalError):
+    """A producer failed, or produced something that cannot be sent."""
+
+
+class StateError(LocalError):
+    """A transition, or a call, that the state of the channel does not allow."""
+
+
+class RemoteError(ReactorError):
+    """The peer, or the network between us, did something that ends the connection."""
+
+
+class AuthenticationError(RemoteError):
+    """The handshake failed.
+
+    Attributes:
+        reply: bytes that are still to be sent to the peer before closing; may be empty.
+    """
+
+    reply: bytes = b""
+
+
+class ConnectError(RemoteError):
+    """No connection could be made; `causes` holds one line for each address that was tried."""
+
+    def __init__(self, message: str, causes: tuple[str, ...] = ()) -> None:
+        super().__init__("; ".join((message, *causes)))
+        self.causes = causes
+
+
+class ConnectionLost(RemoteError):
+    """The connection broke: a reset, a broken pipe, an unreachable network.
+
+    Attributes:
+        errno: the number of the operating system's error.
+    """
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(f"connection lost: {cause.strerror or cause}")
+        self.errno = cause.errno
+
+
+class DeadlineError(RemoteError):
+    """The peer took longer than the state that the channel is in allows.
+
+    Attributes:
+        limit: the name of the field of `Limits` that bit.
+    """
+
+    def __init__(self, message: str, limit: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class FrameError(RemoteError):
+    """Bytes that are no frame, a frame over its limit, or a frame that was cut short."""
+
+
+class DecodingError(RemoteError):
+    """A whole frame arrived, but the codec cannot make an object of it."""
+
+
+class LimitError(RemoteError):
+    """The peer made something grow past its limit.
+
+    Attributes:
+        limit: the name of the field of `Limits` that bit.
+    """
+
+    def __init__(self, message: str, limit: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class PeerClosed(RemoteError):
+    """The peer closed the connection, cleanly and between two frames."""
+
+
+class ClosedHere(ReactorError):
+    """This program closed the channel, on purpose."""

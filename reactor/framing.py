@@ -1,0 +1,168 @@
+"""Frames as ``multiprocessing.connection`` writes them. Bytes in, frames out, and back; no I/O.
+
+A frame is a signed 32-bit length in network order, then that many bytes. A length of -1 is
+followed by the real length in 64 bits. Source: ``Connection._send_bytes`` and ``_recv_bytes`` in
+CPython's ``Lib/multiprocessing/connection.py``.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+
+from .errors import FrameError, RemoteError, excerpt
+
+SHORT = struct.Struct("!i")
+LONG = struct.Struct("!Q")
+LARGEST_SHORT = 0x7FFFFFFF
+LONG_MARK = SHORT.pack(-1)
+
+_unpack = SHORT.unpack_from
+
+_REFUSED_EXCERPT = 24
+
+_STRANGERS = {
+    b"GET ": "an HTTP request",
+    b"POST": "an HTTP request",
+    b"HEAD": "an HTTP request",
+    b"PUT ": "an HTTP request",
+    b"OPTI": "an HTTP request",
+    b"CONN": "an HTTP request",
+    b"PRI ": "an HTTP/2 request",
+    b"HTTP": "an HTTP response",
+    b"SSH-": "an SSH peer",
+    b"\x16\x03\x01": "a TLS handshake",
+    b"\x16\x03\x03": "a TLS handshake",
+    b"EHLO": "an SMTP client",
+}
+
+
+def frame_header(size: int) -> bytes:
+    """Return the header of a frame of `size` bytes: 4 bytes long, or 12 above 0x7fffffff."""
+    if size <= LARGEST_SHORT:
+        return SHORT.pack(size)
+    return LONG_MARK + LONG.pack(size)
+
+
+def encode_frame(data: bytes) -> bytes:
+    """Return `data` with its header in front, in one piece: for small frames."""
+    return frame_header(len(data)) + data
+
+
+class FrameDecoder:
+    """Cuts a stream of bytes into frames, whatever pieces the bytes come in.
+
+    Memory grows with the bytes that came, never because a header announced them.
+
+    Arguments:
+        maximum: the largest frame accepted, in bytes.
+        minimum: the smallest frame accepted, in bytes.
+        long_headers: whether the 64-bit form of the header is understood; the handshake never needs it.
+
+    Attributes:
+        failure: what ended the stream of frames, or None. It is set, not raised, so that the frames
+            in front of the bad one are not lost; from then on `feed` returns nothing.
+    """
+
+    __slots__ = ("_between", "_body", "_head", "_missing", "failure", "long_headers", "maximum", "minimum")
+
+    def __init__(self, maximum: int, minimum: int = 0, *, long_headers: bool = True) -> None:
+        self.maximum = maximum
+        self.minimum = minimum
+        self.long_headers = long_headers
+        self.failure: RemoteError | None = None
+        self._between = True  # two frames: no part of a header or of a body waits here
+        self._head = b""
+        self._body: io.BytesIO | None = None
+        self._missing = 0
+
+    @property
+    def needed(self) -> int:
+        """How many bytes, at least one, still fit in front of the next boundary in the stream.
+
+        Whoever feeds no more than this at a time gets at most one frame, and keeps all that
+        stands behind it.
+        """
+        if self._body is not None:
+            return self._missing
+        if self._head.startswith(LONG_MARK):
+            return SHORT.size + LONG.size - len(self._head)
+        return SHORT.size - len(self._head)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take `data` and return the frames that it completes, in order; often none, often many."""
+        frames: list[bytes] = []
+        if not self._between:
+            data = self._continue(data, frames)
+        position = 0
+        end = len(data)
+        minimum = self.minimum
+        maximum = self.maximum
+        while position + 4 <= end:
+            (size,) = _unpack(data, position)
+            start = position + 4
+            stop = start + size
+            if minimum <= size <= maximum and stop <= end:
+                frames.append(data[start:stop])
+                position = stop
+                continue
+            if size == -1 and self.long_headers:
+                if start + 8 > end:
+                    break
+                (size,) = LONG.unpack_from(data, start)
+                start += 8
+            if not minimum <= size <= maximum:
+                self.failure = self._refusal(size, data[position : position + _REFUSED_EXCERPT])
+                self._between = False
+                return frames
+            self._body = io.BytesIO()
+            self._missing = size
+            data = self._continue(memoryview(data)[start:], frames)
+            position = 0
+            end = len(data)
+        if position < end:
+            self._head = data[position:]
+            self._between = False
+        return frames
+
+    def finish(self) -> FrameError | None:
+        """Return the error that an end of the stream at this place means, or None between two frames."""
+        if self._body is not None:
+            got = self._body.tell()
+            return FrameError(f"end of stream after {got} of {got + self._missing} bytes of a frame")
+        if self._head:
+            return FrameError(f"end of stream after {len(self._head)} bytes of a frame's header")
+        return None
+
+    def _continue(self, data: bytes | memoryview, frames: list[bytes]) -> bytes:
+        """Add to what has begun: a body, a header, or a failure. Return what stands behind it."""
+        if self.failure is not None:
+            return b""
+        if self._body is None:
+            data = self._head + data
+            self._head = b""
+        elif len(data) < self._missing:
+            self._body.write(data)
+            self._missing -= len(data)
+            self._between = False
+            return b""
+        else:
+            self._body.write(memoryview(data)[: self._missing])
+            # getvalue() of a BytesIO hands out its own buffer: the frame is not copied once more.
+            frames.append(self._body.getvalue())
+            self._body = None
+            data = bytes(data[self._missing :])
+        self._between = True
+        return data
+
+    def _refusal(self, size: int, head: bytes) -> FrameError:
+        if size > self.maximum:
+            message = f"a frame of {size} bytes is over the limit of {self.maximum} (maximum_frame)"
+        elif size < 0:
+            message = f"a frame cannot be {size} bytes long"
+        else:
+            message = f"a frame of {size} bytes is under the minimum of {self.minimum}"
+        for start, stranger in _STRANGERS.items():
+            if head.startswith(start):
+                return FrameError(f"this is {stranger}, not a frame: {excerpt(head)}")
+        return FrameError(f"{message}; it begins {excerpt(head)}")

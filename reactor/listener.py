@@ -1,0 +1,323 @@
+"""Listeners: a socket that accepts, within its limits, whatever the operating system says."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from .addresses import Address, Endpoint, family_name, format_address, parse_address
+from .binding import SocketFile, bind_inet, bind_unix, fastest_endpoint
+from .channel import Channel, Origin
+from .codecs import Codec, Trust
+from .errors import LimitError, LocalError, ReactorError
+from .eventloop import READ, Reactor, get_reactor
+from .limits import ACCEPTS_PER_TURN, DEFAULT_LIMITS, Limits
+from .sending import STATES
+from .states import State, become
+
+log = logging.getLogger("reactor")
+
+PAUSE_AFTER_ERROR = 0.1
+"""Seconds without accepting once the descriptors, or the kernel's buffers, have run out."""
+
+PEER_ERRORS = {
+    getattr(errno, name)
+    for name in (
+        "ECONNABORTED", "ECONNRESET", "EINTR", "EPERM", "EPROTO", "ENOPROTOOPT", "ENETDOWN", "ENETUNREACH",
+        "EHOSTDOWN", "EHOSTUNREACH", "ENONET", "ETIMEDOUT",
+    )
+    if hasattr(errno, name)
+}  # fmt: skip
+"""What accept reports about one peer that is gone already; the next one may be well (accept(2))."""
+
+
+class Listening(State):
+    name = "Listening"
+    reads = READ
+
+    def enter(self, channel: Channel) -> None:
+        channel.want(READ)
+
+    def readable(self, channel: Channel) -> bool:
+        assert isinstance(channel, Listener)
+        return channel.accept_some()
+
+    def pause(self, channel: Channel) -> None:
+        become(channel, "pause")
+
+
+class Full(State):
+    name = "Full"
+
+    def enter(self, channel: Channel) -> None:
+        channel.want(0)
+
+    def pause(self, channel: Channel) -> None:
+        become(channel, "pause")
+
+    def relieved(self, channel: Channel) -> None:
+        become(channel, "resume")
+
+
+class Resting(State):
+    name = "Resting"
+
+    def enter(self, channel: Channel) -> None:
+        channel.want(0)
+
+    def pause(self, channel: Channel) -> None:
+        channel.set_deadline(None)  # what was a rest of its own accord is a pause now
+
+    def resume(self, channel: Channel) -> None:
+        channel.set_deadline(None)
+        become(channel, "resume")
+
+    def expired(self, channel: Channel) -> None:
+        become(channel, "resume")
+
+
+class Listener(Channel, Origin):
+    """Accepts connections, and makes a channel for each.
+
+    Arguments:
+        address: (host, port), a path, or a URL. Port 0 lets the system choose; the host ``""`` means
+            every address of the machine, of IPv4 and IPv6. None picks a Unix socket of its own, in a
+            directory that only this user can enter, or a port on localhost where there are none.
+        factory: called without arguments for each connection; the channel's class, most often.
+        family: ``'AF_INET'``, ``'AF_INET6'`` or ``'AF_UNIX'``, where the form of the address leaves it open.
+        backlog: connections that the kernel holds for us at the most.
+        authkey: the key that peers must have, in bytes; for channels that are `Connection`.
+        codec: see `Connection.codec`; given here it wins.
+        minimum_digest: ``"sha256"`` shuts out Python up to 3.11, which knows nothing but MD5.
+        allow_unauthenticated_pickle: let anybody who can connect run code in this process.
+        limits: what is granted to the peers.
+        reactor: the loop; by default the one of this thread.
+        sock: a socket that is bound already, instead of an address. It belongs to the listener then.
+        reuse_port: let several processes listen on the same port (SO_REUSEPORT).
+
+    Raises:
+        AddressError: the address or the family cannot be used here.
+        AddressInUseError: somebody alive listens there already.
+        UnsafePickleError: nothing would keep strangers from sending pickles.
+        LocalError: arguments that contradict one another.
+        OSError: the operating system refused; its message is unchanged.
+    """
+
+    __slots__ = (
+        "_authkey", "_codec", "_file", "_options", "_peers", "_trust", "_unauthenticated",
+        "address", "backlog", "connections", "factory", "family", "last_accepted",
+    )  # fmt: skip
+
+    states: ClassVar[Mapping[str, State]] = {**STATES, "Listening": Listening(), "Full": Full(), "Resting": Resting()}
+
+    def __init__(
+        self,
+        address: Address | None = None,
+        factory: Callable[[], Channel] | None = None,
+        *,
+        family: str | None = None,
+        backlog: int = 1024,
+        authkey: bytes | None = None,
+        codec: str | Codec | None = None,
+        minimum_digest: str = "md5",
+        allow_unauthenticated_pickle: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
+        reactor: Reactor | None = None,
+        sock: socket.socket | None = None,
+        reuse_port: bool = False,
+    ) -> None:
+        if not callable(factory):
+            raise LocalError(f"a listener needs to know what to make of a connection: a class, not {factory!r}")
+        if sock is not None and address is not None:
+            raise LocalError("a listener takes an address or a socket, not both")
+        self.factory = factory
+        self.backlog = backlog
+        self.last_accepted: Any = None
+        self.connections = 0
+        self._trust: dict[Any, Trust] = {}
+        self._options = (authkey, codec, minimum_digest, allow_unauthenticated_pickle)
+        self._peers: Counter[str] = Counter()
+        self._unauthenticated: OrderedDict[Channel, None] = OrderedDict()
+        self._file: SocketFile | None = None
+        reactor = reactor or get_reactor()
+        is_unix = self._bind(address, family, reuse_port, reactor, sock)
+        try:
+            self._check_trust(is_unix)
+            self.attach(reactor, self.address, limits)
+            become(self, "listen")
+        except BaseException:
+            self._give_back()
+            raise
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__} on {format_address(self.address)} ({self.state.name})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def handle_accepted(self, channel: Channel) -> None:
+        """A connection was accepted, and neither authenticated nor open yet; `channel.close()` refuses it."""
+
+    def handle_error(self, error: Exception) -> None:
+        """Something went wrong; the listener goes on. By default it is logged."""
+        log.error("%s: %s: %s", self, type(error).__name__, error, exc_info=error)
+
+    def pause(self) -> None:
+        """Accept nothing until `resume`; the kernel keeps who comes, up to `backlog`.
+
+        Raises:
+            StateError: the listener is closed.
+        """
+        self.state.pause(self)
+
+    def resume(self) -> None:
+        """Accept again."""
+        self.state.resume(self)
+
+    # For the state and for the channels that were accepted
+
+    def accept_some(self) -> bool:
+        """Accept who is there, within the limits. Return whether there was progress."""
+        limits = self.limits
+        progress = False
+        for _ in range(ACCEPTS_PER_TURN):
+            if self.connections >= limits.maximum_connections and not self._unauthenticated:
+                log.warning("%s: %d connections (maximum_connections); the next ones wait", self, self.connections)
+                become(self, "fill")
+                return True
+            try:
+                sock, peer = self.socket.accept()
+            except (BlockingIOError, InterruptedError):
+                return progress
+            except OSError as error:
+                progress = True
+                if error.errno in PEER_ERRORS:
+                    continue
+                log.error("%s: accept failed: %s; trying again in %g s", self, error.strerror, PAUSE_AFTER_ERROR)
+                become(self, "pause")
+                self.set_deadline(PAUSE_AFTER_ERROR)
+                return True
+            progress = True
+            try:
+                self._adopt(sock, peer)
+            except Exception as error:
+                sock.close()
+                self.hook_failed(error)
+            if self.state is not self.states["Listening"]:  # handle_accepted closed or paused it
+                return True
+        return progress
+
+    def channel_authenticating(self, channel: Channel) -> None:
+        if len(self._unauthenticated) >= self.limits.maximum_unauthenticated:
+            self._make_room("maximum_unauthenticated", self.limits.maximum_unauthenticated)
+        self._unauthenticated[channel] = None
+
+    def channel_opened(self, channel: Channel) -> None:
+        self._unauthenticated.pop(channel, None)
+
+    def trust_for(self, codec: str | Codec) -> Trust:
+        authkey, chosen, minimum_digest, allow = self._options
+        key = codec if isinstance(codec, str) else id(codec)
+        if key not in self._trust:
+            self._trust[key] = Trust.of(chosen or codec, authkey, minimum_digest, allow)
+        return self._trust[key]
+
+    def channel_closed(self, channel: Channel, reason: ReactorError) -> None:
+        self._unauthenticated.pop(channel, None)
+        self.connections -= 1
+        if isinstance(channel.peer, tuple):
+            host = channel.peer[0]
+            self._peers[host] -= 1
+            if not self._peers[host]:
+                del self._peers[host]
+        self.state.relieved(self)
+
+    def finish(self) -> None:
+        self._give_back()
+        super().finish()
+
+    def _adopt(self, sock: socket.socket, peer: Any) -> None:
+        limits = self.limits
+        if self.connections >= limits.maximum_connections:
+            self._make_room("maximum_connections", limits.maximum_connections)
+        if isinstance(peer, tuple):
+            count = self._peers[peer[0]]
+            if count >= limits.maximum_connections_per_peer:
+                sock.close()
+                log.warning("%s: %s has %d connections (maximum_connections_per_peer); one more was refused",
+                            self, format_address(peer), count)  # fmt: skip
+                return
+        sock.setblocking(False)
+        channel = self.factory()
+        if not isinstance(channel, Channel):
+            raise LocalError(f"the factory of a listener makes channels, not {channel!r}")
+        channel.attach(self.reactor, peer or self.address, limits, self)
+        channel.socket = sock
+        self.connections += 1
+        if isinstance(peer, tuple):
+            self._peers[peer[0]] += 1
+        self.last_accepted = peer
+        self.handle_accepted(channel)
+        if channel.state is channel.states["New"]:
+            try:
+                channel.begin()
+            except ReactorError as error:
+                channel.fail(error)
+
+    def _make_room(self, limit: str, value: int) -> None:
+        """Close the peer that has been in the handshake for longest: silence must lock nobody out."""
+        oldest = next(iter(self._unauthenticated))
+        oldest.fail(LimitError(f"not authenticated yet, and the next one needs the place: {value} ({limit})", limit))
+
+    def _bind(
+        self,
+        address: Address | None,
+        family: str | None,
+        reuse_port: bool,
+        reactor: Reactor,
+        sock: socket.socket | None,
+    ) -> bool:
+        directory = None
+        if sock is not None:
+            sock.setblocking(False)
+            sock.listen(self.backlog)
+            endpoint = Endpoint(sock.family, sock.getsockname())
+        elif address is None and family in (None, "AF_UNIX"):
+            endpoint, directory = fastest_endpoint()
+        else:
+            endpoint = parse_address(("localhost", 0) if address is None else address, family)
+        if sock is None and endpoint.is_unix:
+            sock = bind_unix(endpoint, reactor.socket_factory, self.backlog)
+            if not endpoint.is_abstract:
+                self._file = SocketFile(endpoint.location, directory)
+        elif sock is None:
+            sock = bind_inet(endpoint, reactor.socket_factory, self.backlog, reuse_port)
+        self.socket = sock
+        self.address = sock.getsockname()
+        self.family = family_name(sock.family)
+        return endpoint.is_unix
+
+    def _check_trust(self, is_unix: bool) -> None:
+        """Refuse now what would be refused for every connection; a factory that is no class is asked later."""
+        codec = getattr(self.factory, "codec", None)
+        if codec is not None:
+            self.trust_for(codec).check(peer_is_this_user=is_unix)
+        elif isinstance(self.factory, type) and self._options[:2] != (None, None):
+            raise LocalError(f"{self.factory.__name__} is no Connection: it has no use for an authkey or a codec")
+
+    def _give_back(self) -> None:
+        if self.socket is not None:
+            self.socket.close()
+        if self._file is not None:
+            self._file.remove()
+            self._file = None

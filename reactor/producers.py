@@ -1,0 +1,277 @@
+"""The outgoing queue and the producers that it holds. It hands out buffers; it sends nothing.
+
+While the socket takes all that a turn of the loop queued, a channel has no such queue: a plain
+list is enough. This one comes into being when something has to wait.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .errors import LocalError, ProducerError
+from .limits import Limits
+
+BUFFERS_PER_CALL = 512
+"""For one gathering write; Linux and the BSDs take 1024 (IOV_MAX), POSIX promises 16."""
+BYTES_PER_CALL = 256 * 1024
+CHUNK = 64 * 1024
+
+Produce = Callable[[], bytes | bytearray | memoryview]
+
+
+class FileSlice:
+    """A part of an open regular file, for `os.sendfile`. The queue closes the file behind it.
+
+    Arguments:
+        file: opened for reading in binary mode.
+        offset: where to begin, in bytes.
+        size: how many bytes.
+    """
+
+    __slots__ = ("file", "offset", "size")
+
+    def __init__(self, file: Any, offset: int, size: int) -> None:
+        self.file = file
+        self.offset = offset
+        self.size = size
+
+    @classmethod
+    def of(cls, file: Any) -> FileSlice | None:
+        """Return the rest of `file` from its position on, or None where it is no regular file on disk."""
+        try:
+            status = os.fstat(file.fileno())
+        except (OSError, AttributeError):  # io.UnsupportedOperation is an OSError
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            raise ProducerError("a producer must not block, and this file is a pipe or a device: read it on a channel")
+        offset = file.tell()
+        return cls(file, offset, max(status.st_size - offset, 0))
+
+    def advance(self, sent: int) -> None:
+        """Take note that `sent` more bytes have left.
+
+        Raises:
+            ProducerError: none have: the file became shorter than it was when it was queued.
+        """
+        if not sent:
+            raise ProducerError(f"{self.file.name!r} became shorter while it was sent; {self.size} bytes are missing")
+        self.offset += sent
+        self.size -= sent
+
+
+class Producer:
+    """Makes one pulling interface of the things that can be pushed: `more()`, a file, an iterator.
+
+    Arguments:
+        source: an object with `more()`, as asynchat had them; or one with `read(size)`; or an
+            iterator or generator of bytes-like objects. An empty result of `more()` or `read()`
+            ends it, as does the end of the iterator.
+
+    Raises:
+        LocalError: it is nothing of the kind.
+    """
+
+    __slots__ = ("_produce", "_source")
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._produce: Produce
+        if hasattr(source, "more"):
+            self._produce = source.more
+        elif hasattr(source, "read"):
+            self._produce = lambda: source.read(CHUNK)
+        elif hasattr(source, "__iter__") and not isinstance(source, str):
+            self._produce = _chunks_of(iter(source))
+        else:
+            raise LocalError(
+                f"{type(source).__name__} cannot be pushed; give bytes, an open file, an iterator of bytes, "
+                "or an object with more()"
+            )
+
+    def pull(self) -> bytes:
+        """Return the next chunk as bytes, or an empty one at the end.
+
+        Raises:
+            ProducerError: the source raised, or gave something that is not bytes.
+        """
+        try:
+            chunk = self._produce()
+            return chunk if type(chunk) is bytes else bytes(memoryview(chunk))
+        except Exception as error:
+            raise ProducerError(f"the producer {self._source!r} failed: {type(error).__name__}: {error}") from error
+
+    def close(self) -> None:
+        """Close what it draws from, if that can be closed."""
+        close = getattr(self._source, "close", None)
+        if close is not None:
+            close()
+
+
+def _chunks_of(iterator: Iterator[Any]) -> Produce:
+    def produce() -> Any:
+        for chunk in iterator:
+            if len(chunk):  # an empty chunk in the middle is not the end
+                return chunk
+        return b""
+
+    return produce
+
+
+class OutputQueue:
+    """What waits for a peer: buffers and producers, first in, first out.
+
+    Arguments:
+        limits: their water marks say when there is pressure, and when producers are pulled.
+        frame: turns a producer's chunk into what is sent, header in front; None sends it as it is.
+
+    Attributes:
+        size: the bytes that wait, without what the producers still hold.
+        sealed: whether it takes nothing more.
+        taken_at: when the socket last took something; kept by whoever sends.
+    """
+
+    __slots__ = ("_entries", "_frame", "_limits", "_mark", "sealed", "size", "taken_at")
+
+    def __init__(self, limits: Limits, frame: Callable[[bytes], bytes] | None = None) -> None:
+        self._entries: deque[bytes | memoryview | FileSlice | Producer] = deque()
+        self._limits = limits
+        self._frame = frame
+        self._mark = limits.high_water
+        self.sealed = False
+        self.size = 0
+        self.taken_at = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def append(self, data: bytes | memoryview) -> bool:
+        """Queue `data`, which nobody may change any more.
+
+        Returns: whether this passed the high-water mark or the limit; said once for each of them.
+        """
+        if self.sealed:
+            return False
+        self._entries.append(data)
+        self.size += len(data)
+        if self.size <= self._mark:
+            return False
+        maximum = self._limits.maximum_output
+        self._mark = maximum if self.size <= maximum else sys.maxsize
+        return True
+
+    def relieved(self) -> bool:
+        """Return whether little waits, less than the low-water mark; the marks then count anew."""
+        if self.size > self._limits.low_water:
+            return False
+        self._mark = self._limits.high_water
+        return True
+
+    def append_producer(self, producer: Producer | FileSlice) -> None:
+        """Queue a producer; it is pulled when its turn has come and little waits."""
+        if self.sealed:
+            _close_entry(producer)
+        else:
+            self._entries.append(producer)
+
+    def put_first(self, data: bytes) -> None:
+        """Queue `data` in front of everything."""
+        self._entries.appendleft(data)
+        self.size += len(data)
+
+    def seal(self) -> None:
+        """Take nothing more: the channel is closing."""
+        self.sealed = True
+
+    def next_buffers(self) -> list[bytes | memoryview]:
+        """Return the buffers for the next gathering write; empty if a `FileSlice` is next, or nothing.
+
+        Raises:
+            ProducerError: see `Producer.pull`.
+        """
+        entries = self._entries
+        buffers: list[bytes | memoryview] = []
+        gathered = 0
+        for entry in entries:
+            if not isinstance(entry, bytes | memoryview):
+                break
+            buffers.append(entry)
+            gathered += len(entry)
+            if gathered >= BYTES_PER_CALL or len(buffers) == BUFFERS_PER_CALL:
+                return buffers
+        while len(buffers) < len(entries) and self.size < self._limits.low_water:
+            producer = entries[len(buffers)]
+            if not isinstance(producer, Producer):
+                break
+            chunk = producer.pull()
+            if not chunk:
+                producer.close()
+                del entries[len(buffers)]
+                continue
+            if self._frame is not None:
+                chunk = self._frame(chunk)
+            entries.insert(len(buffers), chunk)
+            buffers.append(chunk)
+            self.size += len(chunk)
+        return buffers
+
+    def next_file(self) -> FileSlice | None:
+        """Return the file that is next in line, or None where something else is."""
+        entries = self._entries
+        while entries and isinstance(entries[0], FileSlice):
+            if entries[0].size:
+                return entries[0]
+            _close_entry(entries.popleft())
+        return None
+
+    def advance(self, sent: int) -> None:
+        """Take `sent` bytes off the front: the socket has them."""
+        self.size -= sent
+        entries = self._entries
+        while sent:
+            first = entries[0]
+            assert isinstance(first, bytes | memoryview)
+            if len(first) > sent:
+                entries[0] = memoryview(first)[sent:]
+                return
+            sent -= len(first)
+            entries.popleft()
+
+    def clear(self) -> None:
+        """Drop everything, and close the files and generators that wait."""
+        self.size = 0
+        while self._entries:
+            _close_entry(self._entries.popleft())
+
+
+class Discard:
+    """The queue of a channel that sends no more: it takes everything and keeps nothing."""
+
+    __slots__ = ()
+    size = 0
+
+    def __bool__(self) -> bool:
+        return False
+
+    def append(self, data: bytes | memoryview) -> bool:
+        return False
+
+    def append_producer(self, producer: Producer | FileSlice) -> None:
+        _close_entry(producer)
+
+    def clear(self) -> None:
+        pass
+
+
+DISCARD = Discard()
+
+
+def _close_entry(entry: bytes | memoryview | FileSlice | Producer) -> None:
+    if isinstance(entry, FileSlice):
+        entry.file.close()
+    elif isinstance(entry, Producer):
+        entry.close()

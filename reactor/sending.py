@@ -1,0 +1,282 @@
+"""The states in which output goes out: `Open`, and those that lead from there to `Closed`."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from .errors import ClosedHere, ConnectionLost, DeadlineError, ProducerError, ReactorError
+from .eventloop import READ, WRITE
+from .limits import FLUSH_SIZE, RECEIVE_SIZE
+from .producers import BYTES_PER_CALL, DISCARD, FileSlice, OutputQueue
+from .states import Closed, Connecting, New, Preparing, State, become
+
+if TYPE_CHECKING:
+    from .channel import Channel
+
+
+class Sending(Preparing):
+    """What the states have in common in which queued output goes out."""
+
+    def enter(self, channel: Channel) -> None:
+        channel.want(self.reads | channel.interest & WRITE)
+
+    def flush(self, channel: Channel) -> bool:
+        output = channel.output
+        if type(output) is not list:
+            return self.flush_queue(channel)
+        channel.output = None
+        data = output[0] if len(output) == 1 else b"".join(output)
+        try:
+            sent = channel.socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            channel.fail(ConnectionLost(error))
+            return True
+        if sent == len(data):
+            if channel.hears_drained:
+                channel.reactor.hook_soon(channel, channel.handle_drained)
+            return True
+        channel.make_queue().append(memoryview(data)[sent:])
+        return self.flush_queue(channel)
+
+    def writable(self, channel: Channel) -> bool:
+        return self.flush_queue(channel)
+
+    def flush_queue(self, channel: Channel) -> bool:
+        """Send what the socket takes from the queue, then see to marks, deadline and interest."""
+        queue = channel.output
+        if not isinstance(queue, OutputQueue):
+            channel.want(channel.interest & READ)
+            return False
+        budget = FLUSH_SIZE
+        try:
+            while budget > 0 and (sent := self._send_some(channel, queue)):
+                budget -= sent
+        except ProducerError as error:
+            channel.fail(error)
+            return True
+        except OSError as error:
+            channel.fail(ConnectionLost(error))
+            return True
+        progress = budget < FLUSH_SIZE
+        if progress:
+            queue.taken_at = channel.reactor.now
+        if not queue:
+            self.drained(channel)
+            return True
+        if self.check_output(channel):
+            return True
+        if not channel.interest & WRITE:
+            queue.taken_at = channel.reactor.now
+            channel.set_deadline(self.stalled_after(channel))
+        if queue.relieved():
+            self.relieved(channel)
+        channel.want(channel.state.reads | WRITE)
+        return progress
+
+    def _send_some(self, channel: Channel, queue: OutputQueue) -> int:
+        """Make one system call; return how many bytes it took: 0 if the socket is full, or nothing waits."""
+        file = queue.next_file()
+        sent: int
+        try:
+            if file is not None:
+                sent = send_file(channel.socket, file)
+                file.advance(sent)
+                return sent
+            buffers = queue.next_buffers()
+            if not buffers:
+                return 0
+            sent = channel.socket.sendmsg(buffers)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        queue.advance(sent)
+        return sent
+
+    def drained(self, channel: Channel) -> None:
+        """The queue has run empty."""
+        channel.output = None
+        channel.set_deadline(channel.limits.idle_timeout)
+        self.relieved(channel)
+        channel.want(channel.state.reads)
+        if channel.hears_drained:
+            channel.reactor.hook_soon(channel, channel.handle_drained)
+
+    def stalled_after(self, channel: Channel) -> float | None:
+        """Return the deadline for a peer for which something waits, in seconds."""
+        return channel.limits.stall_timeout
+
+    def expired(self, channel: Channel) -> None:
+        limits = channel.limits
+        queue = channel.output
+        if isinstance(queue, OutputQueue):
+            since, timeout, limit = queue.taken_at, limits.stall_timeout, "stall_timeout"
+            what = f"took none of the {queue.size} bytes that wait for it"
+        else:
+            since, timeout, limit = channel.active_at, limits.idle_timeout, "idle_timeout"
+            what = "was silent"
+        if timeout is None:
+            return
+        left = since + timeout - channel.reactor.clock()
+        if left > 0:
+            channel.set_deadline(left)
+        else:
+            channel.fail(DeadlineError(f"the peer {what} for {timeout:g} s ({limit})", limit))
+
+    def drain(self, channel: Channel, reason: ReactorError) -> None:
+        channel.reason = reason
+        become(channel, "drain")
+
+    def shutdown(self, channel: Channel) -> None:
+        self.drain(channel, ClosedHere("the reactor was shut down"))
+
+
+class Open(Sending):
+    """Reads raw bytes and gives them to `handle_data`."""
+
+    name = "Open"
+    reads = READ
+
+    def enter(self, channel: Channel) -> None:
+        super().enter(channel)
+        if channel.held is not None:
+            channel.reactor.resume_soon(channel)
+
+    def readable(self, channel: Channel) -> bool:
+        try:
+            data = channel.socket.recv(RECEIVE_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            channel.fail(ConnectionLost(error))
+            return True
+        if data:
+            channel.handle_data(data)
+        else:
+            self.end_of_input(channel)
+        return True
+
+    def end_of_input(self, channel: Channel) -> None:
+        """The peer has sent its last byte."""
+        error = channel.input_finished()
+        if error is not None:
+            channel.fail(error)
+        else:
+            become(channel, "end")
+            channel.reactor.hook_soon(channel, channel.handle_eof)
+
+    def pressed(self, channel: Channel) -> None:
+        become(channel, "throttle")
+        super().pressed(channel)
+
+    def pause(self, channel: Channel) -> None:
+        become(channel, "pause")
+
+
+class Throttled(Sending):
+    name = "Throttled"
+
+    def enter(self, channel: Channel) -> None:
+        # The interest in reading goes with the flush that follows: often that sends everything, and
+        # the two system calls to take the interest away and to restore it are saved.
+        pass
+
+    def relieved(self, channel: Channel) -> None:
+        become(channel, "release")
+
+    def pause(self, channel: Channel) -> None:
+        become(channel, "pause")
+
+
+class Paused(Sending):
+    name = "Paused"
+
+    def pause(self, channel: Channel) -> None:
+        """It is paused already."""
+
+    def resume(self, channel: Channel) -> None:
+        become(channel, "resume")
+        if channel.output_size > channel.limits.high_water:
+            channel.state.pressed(channel)
+
+
+class HalfClosed(Sending):
+    name = "HalfClosed"
+
+
+class Closing(Sending):
+    """Sends what is queued, says so with a half-close, and waits for the peer to do the same.
+
+    A socket that is closed while unread input waits in it sends a reset, and the reset can destroy
+    at the peer what was sent last; so the input is read, and dropped, until its end.
+    """
+
+    name = "Closing"
+    reads = READ
+
+    def enter(self, channel: Channel) -> None:
+        channel.held = None
+        channel.make_queue().seal()
+        channel.set_deadline(channel.limits.drain_timeout)
+        channel.reactor.flush_soon(channel)
+
+    def drained(self, channel: Channel) -> None:
+        channel.output = DISCARD
+        try:
+            channel.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close(channel, channel.reason)  # the peer is gone already
+        else:
+            # If its end of stream was seen before, it is still there to be read.
+            channel.want(READ)
+
+    def readable(self, channel: Channel) -> bool:
+        try:
+            data = channel.socket.recv(RECEIVE_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            if channel.output:
+                channel.fail(ConnectionLost(error))
+            else:
+                self.close(channel, channel.reason)
+            return True
+        if data:
+            return True
+        if channel.output:
+            channel.want(WRITE)
+        else:
+            self.close(channel, channel.reason)
+        return True
+
+    def stalled_after(self, channel: Channel) -> float | None:
+        return channel.limits.drain_timeout
+
+    def expired(self, channel: Channel) -> None:
+        if channel.output:
+            timeout = channel.limits.drain_timeout
+            channel.fail(
+                DeadlineError(
+                    f"cut off with {channel.output_size} bytes unsent after {timeout:g} s (drain_timeout)",
+                    "drain_timeout",
+                )
+            )
+        else:
+            self.close(channel, channel.reason)
+
+    def drain(self, channel: Channel, reason: ReactorError) -> None:
+        """It drains already."""
+
+
+def send_file(sock: socket.socket, file: FileSlice) -> int:
+    """Send a piece of `file` from kernel to kernel; return how many bytes."""
+    return os.sendfile(sock.fileno(), file.file.fileno(), file.offset, min(file.size, BYTES_PER_CALL))
+
+
+STATES: dict[str, State] = {
+    state.name: state
+    for state in (New(), Connecting(), Open(), Throttled(), Paused(), HalfClosed(), Closing(), Closed())
+}
+"""The states of a raw stream; other channels replace some of them and add their own."""
