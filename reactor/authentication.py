@@ -60,6 +60,15 @@ def _warn_of_short_key() -> None:
     )
 
 
+class HandshakeDecoder(FrameDecoder):
+    """Cuts out the frames of the handshake: short, never empty, never with a long header."""
+
+    __slots__ = ()
+
+    minimum = 1
+    long_headers = False
+
+
 class Handshake:
     """One side of the handshake, as a machine.
 
@@ -96,7 +105,7 @@ class Handshake:
         self.expectation = ""
         self._peer_is_ours = False
         self._peer_used_md5 = False
-        self._decoder = FrameDecoder(LONGEST_FRAME, 1, long_headers=False)
+        self._decoder = HandshakeDecoder(LONGEST_FRAME)
         self._conversation = self._listener() if role == "listener" else self._client()
 
     def start(self) -> bytes:

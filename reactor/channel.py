@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from .addresses import format_address
 from .codecs import Codec, Trust
-from .errors import ClosedHere, HookError, PeerClosed, ReactorError, RemoteError, StateError
+from .errors import ClosedHere, ConnectionLost, HookError, PeerClosed, ReactorError, RemoteError, StateError
 from .limits import DEFAULT_LIMITS, Limits
 from .producers import DISCARD, Discard, FileSlice, OutputQueue, Producer
 from .sending import STATES
 from .states import State, become
+from .timers import DeadlineGroup
 
 if TYPE_CHECKING:
     from .eventloop import Reactor
-    from .timers import Timer
 
 log = logging.getLogger("reactor")
 
@@ -66,6 +66,7 @@ class Channel:
     __slots__ = (
         "__weakref__",
         "active_at",
+        "deadline",
         "held",
         "interest",
         "limits",
@@ -76,7 +77,6 @@ class Channel:
         "reason",
         "socket",
         "state",
-        "timer",
     )
 
     states: ClassVar[Mapping[str, State]] = STATES
@@ -92,14 +92,14 @@ class Channel:
     held: Iterator[bytes] | None
     reason: ReactorError
     active_at: float
-    timer: Timer | None
+    deadline: DeadlineGroup | None
     origin: Origin | None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         self.state = cls.states["New"]
         self.output = []
-        self.socket = self.held = self.timer = self.peer = self.origin = None
+        self.socket = self.held = self.deadline = self.peer = self.origin = None
         self.interest = 0
         self.limits = DEFAULT_LIMITS
         return self
@@ -110,8 +110,12 @@ class Channel:
 
     def __str__(self) -> str:
         """Name the channel as log lines do: its class, its peer and its state."""
-        peer = "nobody" if self.peer is None else format_address(self.peer)
-        return f"{type(self).__name__} with {peer} ({self.state.name})"
+        return f"{self.name} ({self.state.name})"
+
+    @property
+    def name(self) -> str:
+        """The channel's class and its peer, for people."""
+        return f"{type(self).__name__} with {'nobody' if self.peer is None else format_address(self.peer)}"
 
     def __repr__(self) -> str:
         return f"<{self}>"
@@ -247,12 +251,21 @@ class Channel:
         self.limits = limits
         self.origin = origin
         self.active_at = reactor.now
-        reactor.channels.add(self)
+        reactor.channels[self] = None
 
     @property
     def is_attached(self) -> bool:
         """Whether the channel has been given to a reactor."""
         return hasattr(self, "reactor")
+
+    def start(self) -> None:
+        """The socket is connected: `begin`, and close the channel if that is not possible."""
+        try:
+            self.begin()
+        except ReactorError as error:
+            self.fail(error)
+        except OSError as error:
+            self.fail(ConnectionLost(error))
 
     def begin(self) -> None:
         """The socket is connected: authenticate, or open at once."""
@@ -284,13 +297,13 @@ class Channel:
         before = self.interest
         if interest == before:
             return
-        self.interest = interest
         if not before:
             self.reactor.register(self.socket, interest, self)
         elif not interest:
             self.reactor.unregister(self.socket)
         else:
             self.reactor.modify(self.socket, interest, self)
+        self.interest = interest
 
     def park(self, seconds: float) -> None:
         """Watch for nothing for so many `seconds`."""
@@ -305,16 +318,14 @@ class Channel:
 
     def set_deadline(self, timeout: float | None) -> None:
         """Have the state told when `timeout` seconds have passed; this replaces the deadline before it."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-        if timeout is not None:
-            self.timer = self.reactor.call_later(timeout, self.expire)
+        self.reactor.deadlines.set(self, timeout)
 
     def expire(self) -> None:
         """The deadline has passed."""
-        self.timer = None
-        self.state.expired(self)
+        try:
+            self.state.expired(self)
+        except Exception as error:
+            self.hook_failed(error)
 
     def queue(self) -> OutputQueue | Discard:
         """Return the queue proper, and see that it is flushed at the end of this turn."""
@@ -354,7 +365,7 @@ class Channel:
 
     def report(self, error: ReactorError) -> None:
         """Put peer and state into `error`, and give it to `handle_error`."""
-        error.peer = str(self).rpartition(" (")[0]
+        error.peer = self.name
         error.state = self.state.name
         error.__traceback__ = None  # its frames would keep the channel alive, and its socket with it
         self.hook_failed(error)

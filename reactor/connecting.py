@@ -266,10 +266,7 @@ class Connector(Origin):
             self._give_up("cannot connect")
             return
         channel.peer = location
-        try:
-            channel.begin()
-        except ReactorError as error:
-            channel.fail(error)
+        channel.start()
 
     def _give_up(self, what: str) -> None:
         self._channel.fail(ConnectError(f"{what}: {self._request.endpoint}", tuple(self._causes)))

@@ -226,6 +226,8 @@ class Connection(Connectable):
             Exception: whatever the codec raises for an object that it cannot take. Nothing is queued then.
         """
         data = self.trust.codec.dumps(message)
+        if type(data) is str:  # from the module json, for example
+            data = data.encode()
         if len(data) > JOINED:
             self.queue_large(data)
         else:

@@ -13,6 +13,7 @@ One turn of the loop, in this order:
 from __future__ import annotations
 
 import logging
+import math
 import os
 import selectors
 import signal
@@ -30,7 +31,7 @@ from .errors import ClosedReactorError, LocalError
 from .guards import SpinGuard, Watchdog
 from .shutdown import Shutdown
 from .threads import ThreadPool
-from .timers import Timer, TimerQueue
+from .timers import Deadlines, Timer, TimerQueue
 from .tombstones import ClosedSelector, ForkedSelector
 from .wakeup import SocketPairWaker, Waker
 
@@ -106,10 +107,11 @@ class Reactor:
         self.random = random
         self.now = clock()
         self.turns = 0
-        self.channels: set[Channel] = set()
+        self.channels: dict[Channel, None] = {}  # a dictionary keeps the order, so that runs repeat
         self.dirty: list[Channel] = []
         self._selector = selector if selector is not None else selectors.DefaultSelector()
         self._timers = TimerQueue()
+        self.deadlines = Deadlines(self._timers, clock)
         self._soon: deque[Call] = deque()
         self._from_threads: deque[Call] = deque()
         self._wakeup_sent = False
@@ -166,10 +168,10 @@ class Reactor:
             while not self._stopping:
                 if soon or self.dirty or self._resumed:
                     wait: float | None = 0
-                elif self.channels or timers or not self.is_idle():
-                    wait = self._time_to_wait(end)
-                else:
+                elif not self.channels and self.is_idle():
                     return
+                else:
+                    wait = self._time_to_wait(end)
                 ready: Any = self._selector.select(wait)
                 now = self.now = clock()
                 self.turns += 1
@@ -188,8 +190,8 @@ class Reactor:
                             self._spin_guard.count(channel, "writable")
                     except Exception as error:
                         channel.hook_failed(error)
-                if timers:
-                    self._run_timers()
+                if timers.next_due <= now:
+                    self._run_timers(now)
                 if soon:
                     self._run_calls()
                 if self.dirty:
@@ -246,6 +248,7 @@ class Reactor:
                 self._run_calls()
         self.channels.clear()
         self._timers.clear()
+        self.deadlines.groups.clear()
         self._from_threads.clear()
         for signum in list(self._signals):
             self.on_signal(signum, None)
@@ -443,7 +446,7 @@ class Reactor:
 
     def forget(self, channel: Channel) -> None:
         """`channel` is closed: it keeps the loop running no longer."""
-        self.channels.discard(channel)
+        self.channels.pop(channel, None)
         if self._shutdown is not None and not self.channels:
             self._shutdown.complete()
             self._shutdown = None
@@ -464,19 +467,31 @@ class Reactor:
         """Call `hook` of `channel` after this batch of events; what it raises stays in the channel."""
         self._soon.append(Call(hook, args, channel))
 
+    def finish_soon(self, channel: Channel) -> None:
+        """`finish` the channel after this batch of events; at once where no batch is under way."""
+        if self._running:
+            self.hook_soon(channel, channel.finish)
+            return
+        try:
+            channel.finish()
+        except Exception as error:
+            channel.hook_failed(error)
+
     # The steps of a turn that are not on the hot path
 
     def _time_to_wait(self, end: float | None) -> float | None:
-        deadline = self._timers.next_deadline()
-        if end is not None and (deadline is None or end < deadline):
-            deadline = end
-        if deadline is None:
+        due = self._timers.next_due
+        if end is not None and end < due:
+            due = end
+        if due == math.inf:
             return None
-        return min(max(deadline - self.clock(), 0.0), LONGEST_WAIT)
+        left = due - self.clock()
+        return 0.0 if left < 0 else min(left, LONGEST_WAIT)
 
-    def _run_timers(self) -> None:
-        now = self.clock()
-        while (due := self._timers.pop_due(now)) is not None:
+    def _run_timers(self, now: float) -> None:
+        # A timer that is set by one of these waits for the next turn, even if it is due already.
+        latest = self._timers.latest
+        while (due := self._timers.pop_due(now, latest)) is not None:
             callback, args = due
             try:
                 callback(*args)
@@ -521,6 +536,7 @@ def _abandon_after_fork() -> None:
         reactor._selector.close()
         reactor._selector = ForkedSelector()
         reactor._threads = None
+        reactor._running = False
 
 
 os.register_at_fork(after_in_child=_abandon_after_fork)

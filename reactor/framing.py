@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
+from typing import ClassVar
 
 from .errors import FrameError, RemoteError, excerpt
 
@@ -56,20 +57,22 @@ class FrameDecoder:
 
     Arguments:
         maximum: the largest frame accepted, in bytes.
-        minimum: the smallest frame accepted, in bytes.
-        long_headers: whether the 64-bit form of the header is understood; the handshake never needs it.
 
     Attributes:
         failure: what ended the stream of frames, or None. It is set, not raised, so that the frames
             in front of the bad one are not lost; from then on `feed` returns nothing.
     """
 
-    __slots__ = ("_between", "_body", "_head", "_missing", "failure", "long_headers", "maximum", "minimum")
+    __slots__ = ("_between", "_body", "_head", "_missing", "failure", "maximum")
 
-    def __init__(self, maximum: int, minimum: int = 0, *, long_headers: bool = True) -> None:
+    minimum: ClassVar[int] = 0
+    """The smallest frame accepted, in bytes."""
+
+    long_headers: ClassVar[bool] = True
+    """Whether the 64-bit form of the header is understood."""
+
+    def __init__(self, maximum: int) -> None:
         self.maximum = maximum
-        self.minimum = minimum
-        self.long_headers = long_headers
         self.failure: RemoteError | None = None
         self._between = True  # two frames: no part of a header or of a body waits here
         self._head = b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -154,8 +155,10 @@ class Listener(Channel, Origin):
             self._give_back()
             raise
 
-    def __str__(self) -> str:
-        return f"{type(self).__name__} on {format_address(self.address)} ({self.state.name})"
+    @property
+    def name(self) -> str:
+        """The listener's class and its address, for people."""
+        return f"{type(self).__name__} on {format_address(self.address)}"
 
     def __enter__(self) -> Self:
         return self
@@ -251,6 +254,7 @@ class Listener(Channel, Origin):
         if self.connections >= limits.maximum_connections:
             self._make_room("maximum_connections", limits.maximum_connections)
         if isinstance(peer, tuple):
+            peer = (sys.intern(peer[0]), *peer[1:])  # of ten thousand connections few have a host of their own
             count = self._peers[peer[0]]
             if count >= limits.maximum_connections_per_peer:
                 sock.close()
@@ -267,12 +271,13 @@ class Listener(Channel, Origin):
         if isinstance(peer, tuple):
             self._peers[peer[0]] += 1
         self.last_accepted = peer
-        self.handle_accepted(channel)
+        try:
+            self.handle_accepted(channel)
+        except Exception as error:
+            self.hook_failed(error)
+            channel.close(error)
         if channel.state is channel.states["New"]:
-            try:
-                channel.begin()
-            except ReactorError as error:
-                channel.fail(error)
+            channel.start()
 
     def _make_room(self, limit: str, value: int) -> None:
         """Close the peer that has been in the handshake for longest: silence must lock nobody out."""

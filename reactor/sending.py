@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -9,11 +10,15 @@ from typing import TYPE_CHECKING
 from .errors import ClosedHere, ConnectionLost, DeadlineError, ProducerError, ReactorError
 from .eventloop import READ, WRITE
 from .limits import FLUSH_SIZE, RECEIVE_SIZE
-from .producers import BYTES_PER_CALL, DISCARD, FileSlice, OutputQueue
+from .producers import BYTES_PER_CALL, CHUNK, DISCARD, FileSlice, OutputQueue
 from .states import Closed, Connecting, New, Preparing, State, become
 
 if TYPE_CHECKING:
     from .channel import Channel
+
+
+NO_SENDFILE = {errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What sendfile says of a file system, or of a socket, that it cannot serve (sendfile(2))."""
 
 
 class Sending(Preparing):
@@ -74,6 +79,8 @@ class Sending(Preparing):
             channel.set_deadline(self.stalled_after(channel))
         if queue.relieved():
             self.relieved(channel)
+        elif queue.size > channel.limits.high_water:
+            self.throttle(channel)
         channel.want(channel.state.reads | WRITE)
         return progress
 
@@ -95,10 +102,14 @@ class Sending(Preparing):
         queue.advance(sent)
         return sent
 
+    def throttle(self, channel: Channel) -> None:
+        """Much waits for the peer, more than the high-water mark: read no more from it."""
+
     def drained(self, channel: Channel) -> None:
         """The queue has run empty."""
         channel.output = None
-        channel.set_deadline(channel.limits.idle_timeout)
+        if channel.interest & WRITE:
+            channel.set_deadline(channel.limits.idle_timeout)
         self.relieved(channel)
         channel.want(channel.state.reads)
         if channel.hears_drained:
@@ -168,8 +179,11 @@ class Open(Sending):
             channel.reactor.hook_soon(channel, channel.handle_eof)
 
     def pressed(self, channel: Channel) -> None:
-        become(channel, "throttle")
+        self.throttle(channel)
         super().pressed(channel)
+
+    def throttle(self, channel: Channel) -> None:
+        become(channel, "throttle")
 
     def pause(self, channel: Channel) -> None:
         become(channel, "pause")
@@ -204,6 +218,12 @@ class Paused(Sending):
 
 class HalfClosed(Sending):
     name = "HalfClosed"
+
+    def drain(self, channel: Channel, reason: ReactorError) -> None:
+        if channel.output:
+            super().drain(channel, reason)
+        else:
+            self.close(channel, reason)  # both directions are done: nothing is left to wait for
 
 
 class Closing(Sending):
@@ -271,8 +291,14 @@ class Closing(Sending):
 
 
 def send_file(sock: socket.socket, file: FileSlice) -> int:
-    """Send a piece of `file` from kernel to kernel; return how many bytes."""
-    return os.sendfile(sock.fileno(), file.file.fileno(), file.offset, min(file.size, BYTES_PER_CALL))
+    """Send a piece of `file`, from kernel to kernel where that is possible; return how many bytes."""
+    source = file.file.fileno()
+    try:
+        return os.sendfile(sock.fileno(), source, file.offset, min(file.size, BYTES_PER_CALL))
+    except OSError as error:
+        if error.errno not in NO_SENDFILE:
+            raise
+    return sock.send(os.pread(source, min(file.size, CHUNK), file.offset))
 
 
 STATES: dict[str, State] = {

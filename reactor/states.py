@@ -210,7 +210,7 @@ class Closed(State):
         channel.output = DISCARD
         # Not now: the number of a descriptor that is closed in the middle of a batch can come back,
         # with another meaning, in the same batch; and no hook runs inside another.
-        channel.reactor.hook_soon(channel, channel.finish)
+        channel.reactor.finish_soon(channel)
 
     def pause(self, channel: Channel) -> None:
         """It reads no more."""

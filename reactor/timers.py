@@ -1,12 +1,11 @@
-"""Timers in (deadline, sequence) order. No I/O and no clock of its own: the time is given."""
+"""Timers in (deadline, sequence) order, and deadlines that share them. No I/O here, and the clock is given."""
 
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import LocalError
 
@@ -40,7 +39,7 @@ class Timer:
         if self.callback is not None:
             self.callback = None
             self.args = ()
-            self._queue.forget_one()
+            self._queue.forget(self)
 
     def __repr__(self) -> str:
         return f"<Timer due at {self.deadline:.6f} calls {self.callback!r}>"
@@ -49,16 +48,21 @@ class Timer:
 class TimerQueue:
     """The timers of one reactor.
 
-    A cancelled timer stays in the heap as an empty shell until its turn comes, or until the shells
-    are the larger half: so to cancel costs nothing, and a million timers set and cancelled leave nothing.
+    A cancelled timer stays in the heap as an empty shell until its turn comes, or until the shells are
+    the larger half: so to cancel costs nothing, and a million timers set and cancelled leave nothing.
+
+    Attributes:
+        next_due: when the next timer is due; infinity where none waits.
+        latest: the sequence number of the timer that was set last.
     """
 
-    __slots__ = ("_cancelled", "_heap", "_sequence")
+    __slots__ = ("_cancelled", "_heap", "latest", "next_due")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
-        self._sequence = itertools.count()
         self._cancelled = 0
+        self.latest = 0
+        self.next_due = math.inf
 
     def __len__(self) -> int:
         """Return how many timers wait; the cancelled ones do not count."""
@@ -86,30 +90,22 @@ class TimerQueue:
         if interval is not None and not (interval > 0 and math.isfinite(interval)):
             raise LocalError(f"a timer cannot repeat every {interval!r} seconds; give a number above 0")
         timer = Timer(self, deadline, callback, args, interval)
-        heapq.heappush(self._heap, (deadline, next(self._sequence), timer))
+        self._push(timer)
         return timer
 
-    def next_deadline(self) -> float | None:
-        """Return when the next timer is due, or None where none waits."""
-        heap = self._heap
-        while heap:
-            deadline, _, timer = heap[0]
-            if timer.callback is not None:
-                return deadline
-            heapq.heappop(heap)
-            self._cancelled -= 1
-        return None
-
-    def pop_due(self, now: float) -> tuple[Callable[..., object], tuple[Any, ...]] | None:
+    def pop_due(self, now: float, latest: int) -> tuple[Callable[..., object], tuple[Any, ...]] | None:
         """Take the first timer that is due at `now` and return what to call, or None.
 
         A repeating timer is put back for its next run; runs that were missed are left out, and the
         rhythm is kept.
+
+        Arguments:
+            now: seconds on the reactor's clock.
+            latest: what the attribute `latest` was; a timer that was set after that is not taken.
         """
-        deadline = self.next_deadline()
-        if deadline is None or deadline > now:
+        if self.next_due > now or self._heap[0][1] > latest:
             return None
-        _, _, timer = heapq.heappop(self._heap)
+        deadline, _, timer = heapq.heappop(self._heap)
         callback, args = timer.callback, timer.args
         assert callback is not None
         if timer.interval is None:
@@ -118,7 +114,8 @@ class TimerQueue:
         else:
             missed = math.floor((now - deadline) / timer.interval)
             timer.deadline = deadline + (missed + 1) * timer.interval
-            heapq.heappush(self._heap, (timer.deadline, next(self._sequence), timer))
+            self._push(timer)
+        self._settle()
         return callback, args
 
     def clear(self) -> None:
@@ -128,11 +125,95 @@ class TimerQueue:
             timer.args = ()
         self._heap.clear()
         self._cancelled = 0
+        self._settle()
 
-    def forget_one(self) -> None:
-        """Count one more cancelled timer, and sweep them out once they are the larger half."""
+    def forget(self, timer: Timer) -> None:
+        """`timer` was cancelled: count one more shell, and sweep them out once they are the larger half."""
         self._cancelled += 1
         if self._cancelled > 64 and self._cancelled * 2 > len(self._heap):
             self._heap = [entry for entry in self._heap if entry[2].callback is not None]
             heapq.heapify(self._heap)
             self._cancelled = 0
+        if timer.deadline <= self.next_due:
+            self._settle()
+
+    def _push(self, timer: Timer) -> None:
+        self.latest += 1
+        heapq.heappush(self._heap, (timer.deadline, self.latest, timer))
+        self.next_due = min(self.next_due, timer.deadline)
+
+    def _settle(self) -> None:
+        """Have a timer at the top of the heap, not a shell."""
+        heap = self._heap
+        while heap and heap[0][2].callback is None:
+            heapq.heappop(heap)
+            self._cancelled -= 1
+        self.next_due = heap[0][0] if heap else math.inf
+
+
+class Expiring(Protocol):
+    """What can have a deadline: a channel."""
+
+    deadline: DeadlineGroup | None
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+
+
+class DeadlineGroup:
+    """Owners whose deadlines fall together, with the one timer that they share."""
+
+    __slots__ = ("_deadlines", "due", "members", "timer")
+
+    def __init__(self, deadlines: Deadlines, due: float) -> None:
+        self._deadlines = deadlines
+        self.due = due
+        self.members: dict[Expiring, None] = {}
+        self.timer = deadlines.timers.add(due, deadlines.expire, (self,))
+
+    def leave(self, owner: Expiring) -> None:
+        """The deadline of `owner` does not count any more."""
+        owner.deadline = None
+        del self.members[owner]
+        if not self.members and self._deadlines.groups.get(self.due) is self:
+            self.timer.cancel()
+            del self._deadlines.groups[self.due]
+
+
+class Deadlines:
+    """A deadline for each of many owners, for the price of a place in a dictionary.
+
+    A deadline is rounded up by at most a thousandth of its timeout, and those that coincide share a timer:
+    ten thousand idle connections have a handful of timers, not ten thousand, and to set a deadline and
+    to take it back touches no heap.
+    """
+
+    GRAINS = 1024
+    """So many possible deadlines in the length of one timeout."""
+
+    def __init__(self, timers: TimerQueue, clock: Callable[[], float]) -> None:
+        self.timers = timers
+        self.groups: dict[float, DeadlineGroup] = {}
+        self._clock = clock
+
+    def set(self, owner: Expiring, timeout: float | None) -> None:
+        """Have `owner.expire` called after `timeout` seconds; None takes back what was set before."""
+        if owner.deadline is not None:
+            owner.deadline.leave(owner)
+        if timeout is None:
+            return
+        grain = timeout / self.GRAINS
+        due = math.ceil((self._clock() + timeout) / grain) * grain
+        group = self.groups.get(due)
+        if group is None:
+            group = self.groups[due] = DeadlineGroup(self, due)
+        group.members[owner] = None
+        owner.deadline = group
+
+    def expire(self, group: DeadlineGroup) -> None:
+        """Tell all members of `group`; one of them may well take others out of it."""
+        del self.groups[group.due]
+        for owner in list(group.members):
+            if owner.deadline is group:
+                owner.deadline = None
+                owner.expire()
