@@ -153,8 +153,8 @@ class Channel:
             error: a `RemoteError` for what the peer did: the channel closes whatever you do here. Or
                 what one of your hooks raised: the channel closes if you say so with `close`.
         """
-        if isinstance(error, RemoteError):
-            log.warning("%s", error)
+        if isinstance(error, ReactorError) and error.peer is not None:
+            log.log(logging.WARNING if isinstance(error, RemoteError) else logging.ERROR, "%s", error)
         else:
             log.error("%s: %s: %s", self, type(error).__name__, error, exc_info=error)
             self.close(error)
@@ -304,17 +304,6 @@ class Channel:
         else:
             self.reactor.modify(self.socket, interest, self)
         self.interest = interest
-
-    def park(self, seconds: float) -> None:
-        """Watch for nothing for so many `seconds`."""
-        state, interest = self.state, self.interest
-        self.want(0)
-
-        def unpark() -> None:
-            if self.state is state and not self.interest:
-                self.want(interest)
-
-        self.reactor.call_later(seconds, unpark)
 
     def set_deadline(self, timeout: float | None) -> None:
         """Have the state told when `timeout` seconds have passed; this replaces the deadline before it."""

@@ -74,6 +74,8 @@ class Trying(State):
     def writable(self, channel: Channel) -> bool:
         assert isinstance(channel, Attempt)
         number = channel.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number == 0 and not is_connected(channel.socket):
+            return False  # woken for nothing: neither an error nor a connection
         channel.connector.attempt_ended(channel, number)
         return True
 
@@ -346,6 +348,15 @@ def numeric(endpoint: Endpoint) -> Endpoint:
                 continue
             return Endpoint(family, endpoint.location)
     return Endpoint(socket.AF_UNSPEC, endpoint.location[:2])
+
+
+def is_connected(sock: Any) -> bool:
+    """Return whether `sock` has a peer by now."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def interleave(addresses: list[tuple[int, Any]]) -> list[tuple[int, Any]]:

@@ -156,6 +156,7 @@ class Reactor:
         """
         if self._running:
             raise LocalError("this reactor runs already; a handler cannot run it once more")
+        self._selector.get_map()  # says so if the reactor was closed
         self._running = True
         clock = self.clock
         timers = self._timers
@@ -447,6 +448,7 @@ class Reactor:
     def forget(self, channel: Channel) -> None:
         """`channel` is closed: it keeps the loop running no longer."""
         self.channels.pop(channel, None)
+        self._spin_guard.forget(channel)
         if self._shutdown is not None and not self.channels:
             self._shutdown.complete()
             self._shutdown = None

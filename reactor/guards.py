@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .channel import Channel
     from .eventloop import Reactor
+    from .states import State
+    from .timers import Timer
 
 log = logging.getLogger("reactor")
 
@@ -31,27 +33,38 @@ class SpinGuard:
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
         self._suspects: dict[Channel, tuple[int, int]] = {}
+        self._parked: dict[Channel, Timer] = {}
 
     def count(self, channel: Channel, event: str) -> None:
         """Take note of an `event` ("readable", "writable") that came to nothing."""
-        reactor = self._reactor
-        turn = reactor.turns
-        last, times = self._suspects.get(channel, (turn, 0))
+        turn = self._reactor.turns
+        last, times = self._suspects.pop(channel, (turn, 0))
         times = times + 1 if turn - last <= 1 else 1
         if times < TURNS_WITHOUT_PROGRESS:
-            if len(self._suspects) > 1000:
-                self._suspects.clear()
             self._suspects[channel] = (turn, times)
             return
-        del self._suspects[channel]
         log.warning(
-            "%s: %s for %d turns of the loop in a row, and nothing came of it; parked for %g s",
+            "%s: %s for %d turns of the loop in a row, and nothing came of it; left alone for %g s",
             channel,
             event,
             times,
             PARKED,
         )
-        channel.park(PARKED)
+        state, interest = channel.state, channel.interest
+        channel.want(0)
+        self._parked[channel] = self._reactor.call_later(PARKED, self._unpark, channel, state, interest)
+
+    def forget(self, channel: Channel) -> None:
+        """`channel` is closed."""
+        self._suspects.pop(channel, None)
+        timer = self._parked.pop(channel, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _unpark(self, channel: Channel, state: State, interest: int) -> None:
+        del self._parked[channel]
+        if channel.state is state and not channel.interest:
+            channel.want(interest)
 
 
 class Watchdog:

@@ -110,8 +110,8 @@ class Listener(Channel, Origin):
     """
 
     __slots__ = (
-        "_authkey", "_codec", "_file", "_options", "_peers", "_trust", "_unauthenticated",
-        "address", "backlog", "connections", "factory", "family", "last_accepted",
+        "_file", "_options", "_peers", "_trust", "_unauthenticated",
+        "address", "backlog", "connections", "factory", "family", "last_accepted", "reuse_port",
     )  # fmt: skip
 
     states: ClassVar[Mapping[str, State]] = {**STATES, "Listening": Listening(), "Full": Full(), "Resting": Resting()}
@@ -138,6 +138,7 @@ class Listener(Channel, Origin):
             raise LocalError("a listener takes an address or a socket, not both")
         self.factory = factory
         self.backlog = backlog
+        self.reuse_port = reuse_port
         self.last_accepted: Any = None
         self.connections = 0
         self._trust: dict[Any, Trust] = {}

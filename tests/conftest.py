@@ -30,11 +30,14 @@ def open_descriptors() -> dict[int, str]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_leaked() -> Iterator[None]:
+def nothing_is_leaked() -> Iterator[list[Path]]:
     """Fail a test that leaves a descriptor, a thread or a socket's file behind."""
     gc.collect()
     descriptors, threads = open_descriptors(), set(threading.enumerate())
-    yield
+    directories: list[Path] = []
+    yield directories
+    for directory in directories:
+        assert list(directory.iterdir()) == []
     gc.collect()
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
@@ -54,11 +57,11 @@ def loop() -> Iterator[reactor.Reactor]:
 
 
 @pytest.fixture
-def socket_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def socket_path(tmp_path_factory: pytest.TempPathFactory, nothing_is_leaked: list[Path]) -> str:
     """A short path for a Unix socket; the directory is empty at the end of the test."""
     directory = tmp_path_factory.mktemp("s")
-    yield str(directory / "socket")
-    assert list(directory.iterdir()) == []
+    nothing_is_leaked.append(directory)
+    return str(directory / "socket")
 
 
 def run_until(loop: reactor.Reactor, condition: Callable[[], Any], timeout: float = 10.0) -> None:
