@@ -18,6 +18,7 @@ from .channel import Channel
 from .codecs import Codec, RestrictedPickle
 from .connecting import Backoff, connect
 from .connection import Connection
+from .defaults import get_reactor
 from .errors import (
     AddressError,
     AddressInUseError,
@@ -39,7 +40,7 @@ from .errors import (
     StateError,
     UnsafePickleError,
 )
-from .eventloop import Reactor, get_reactor
+from .eventloop import Reactor
 from .limits import Limits
 from .listener import Listener
 from .shutdown import Shutdown

@@ -16,8 +16,9 @@ from .binding import set_stream_options
 from .calls import ThreadCall
 from .channel import Channel, Origin
 from .codecs import Codec, Trust
+from .defaults import get_reactor
 from .errors import ClosedHere, ConnectError, LocalError, ReactorError
-from .eventloop import WRITE, Reactor, get_reactor
+from .eventloop import WRITE, Reactor
 from .limits import DEFAULT_LIMITS, Limits
 from .sending import STATES
 from .states import State, become

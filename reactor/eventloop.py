@@ -18,18 +18,18 @@ import os
 import selectors
 import signal
 import socket
-import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from .calls import Call, ThreadCall
 from .errors import ClosedReactorError, LocalError
 from .guards import SpinGuard, Watchdog
 from .shutdown import Shutdown
+from .signals import SignalHandlers
 from .threads import ThreadPool
 from .timers import Deadlines, Timer, TimerQueue
 from .tombstones import ClosedSelector, ForkedSelector
@@ -121,8 +121,7 @@ class Reactor:
         self._thread_count = threads
         self._threads: ThreadPool | None = None
         self._thread_calls = 0
-        self._signals: dict[int, Any] = {}
-        self._previous_wakeup_fd = -1
+        self._signals = SignalHandlers(self._waker, self.call_threadsafe)
         self._shutdown: Shutdown | None = None
         self._stopping = False
         self._running = False
@@ -251,8 +250,7 @@ class Reactor:
         self._timers.clear()
         self.deadlines.groups.clear()
         self._from_threads.clear()
-        for signum in list(self._signals):
-            self.on_signal(signum, None)
+        self._signals.restore_all()
         if self._watchdog is not None:
             self._watchdog.close()
         if self._threads is not None:
@@ -383,20 +381,9 @@ class Reactor:
             ValueError: called from another thread.
         """
         if callback is None:
-            if signum in self._signals:
-                signal.signal(signum, self._signals.pop(signum))
-                if not self._signals:
-                    signal.set_wakeup_fd(self._previous_wakeup_fd)
-            return
-
-        def handler(number: int, frame: FrameType | None) -> None:
-            self.call_threadsafe(callback)
-
-        previous = signal.signal(signum, handler)
-        if not self._signals and isinstance(self._waker, SocketPairWaker):
-            # Without it, select would sleep on (PEP 475) while the handler has run.
-            self._previous_wakeup_fd = signal.set_wakeup_fd(self._waker.sender_fileno(), warn_on_full_buffer=False)
-        self._signals.setdefault(signum, previous)
+            self._signals.restore(signum)
+        else:
+            self._signals.install(signum, callback)
 
     # Shutting down
 
@@ -531,9 +518,7 @@ class Reactor:
 def _abandon_after_fork() -> None:
     """In the child of a fork: take the hands off what is shared with the parent, and say so to whoever asks."""
     for reactor in list(_reactors):
-        # A signal in the child must not wake the parent, which it would through the shared socket pair.
-        if reactor._signals:
-            signal.set_wakeup_fd(-1)
+        reactor._signals.abandon()
         reactor._waker.close()
         reactor._selector.close()
         reactor._selector = ForkedSelector()
@@ -542,14 +527,3 @@ def _abandon_after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_abandon_after_fork)
-
-
-_of_thread = threading.local()
-
-
-def get_reactor() -> Reactor:
-    """Return the default reactor of this thread; it is made when it is first asked for."""
-    reactor: Reactor | None = getattr(_of_thread, "reactor", None)
-    if reactor is None or reactor.is_closed:
-        reactor = _of_thread.reactor = Reactor()
-    return reactor

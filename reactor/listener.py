@@ -15,8 +15,9 @@ from .addresses import Address, Endpoint, family_name, format_address, parse_add
 from .binding import SocketFile, bind_inet, bind_unix, fastest_endpoint
 from .channel import Channel, Origin
 from .codecs import Codec, Trust
+from .defaults import get_reactor
 from .errors import LimitError, LocalError, ReactorError
-from .eventloop import READ, Reactor, get_reactor
+from .eventloop import READ, Reactor
 from .limits import ACCEPTS_PER_TURN, DEFAULT_LIMITS, Limits
 from .sending import STATES
 from .states import State, become
@@ -110,7 +111,7 @@ class Listener(Channel, Origin):
     """
 
     __slots__ = (
-        "_file", "_options", "_peers", "_trust", "_unauthenticated",
+        "_file", "_options", "_peers", "_troubled", "_trust", "_unauthenticated",
         "address", "backlog", "connections", "factory", "family", "last_accepted", "reuse_port",
     )  # fmt: skip
 
@@ -141,6 +142,7 @@ class Listener(Channel, Origin):
         self.reuse_port = reuse_port
         self.last_accepted: Any = None
         self.connections = 0
+        self._troubled = False
         self._trust: dict[Any, Trust] = {}
         self._options = (authkey, codec, minimum_digest, allow_unauthenticated_pickle)
         self._peers: Counter[str] = Counter()
@@ -207,11 +209,12 @@ class Listener(Channel, Origin):
                 progress = True
                 if error.errno in PEER_ERRORS:
                     continue
-                log.error("%s: accept failed: %s; trying again in %g s", self, error.strerror, PAUSE_AFTER_ERROR)
-                become(self, "pause")
-                self.set_deadline(PAUSE_AFTER_ERROR)
+                self._rest(error)
                 return True
             progress = True
+            if self._troubled:
+                self._troubled = False
+                log.info("%s: accepting again", self)
             try:
                 self._adopt(sock, peer)
             except Exception as error:
@@ -280,9 +283,17 @@ class Listener(Channel, Origin):
         if channel.state is channel.states["New"]:
             channel.start()
 
+    def _rest(self, error: OSError) -> None:
+        """Leave accept alone for a moment; say so once, however often it fails in a row."""
+        if not self._troubled:
+            self._troubled = True
+            log.error("%s: accept failed: %s; trying every %g s", self, error.strerror, PAUSE_AFTER_ERROR)
+        become(self, "pause")
+        self.set_deadline(PAUSE_AFTER_ERROR)
+
     def _make_room(self, limit: str, value: int) -> None:
         """Close the peer that has been in the handshake for longest: silence must lock nobody out."""
-        oldest = next(iter(self._unauthenticated))
+        oldest, _ = self._unauthenticated.popitem(last=False)
         oldest.fail(LimitError(f"not authenticated yet, and the next one needs the place: {value} ({limit})", limit))
 
     def _bind(
