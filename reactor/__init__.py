@@ -7,7 +7,6 @@ methods of `Reactor` work on the default reactor of the thread that calls them.
 
 from __future__ import annotations
 
-import signal as _signal
 from collections.abc import Callable as _Callable
 from typing import Any as _Any
 
@@ -155,6 +154,6 @@ def shutdown(grace: float = 10.0) -> Shutdown:
     return get_reactor().shutdown(grace)
 
 
-def shutdown_on_signal(signum: int = _signal.SIGTERM, grace: float = 10.0) -> None:
+def shutdown_on_signal(*signums: int, grace: float = 10.0) -> None:
     """See `Reactor.shutdown_on_signal`."""
-    get_reactor().shutdown_on_signal(signum, grace)
+    get_reactor().shutdown_on_signal(*signums, grace=grace)

@@ -38,6 +38,7 @@ class Endpoint:
 
     @property
     def is_unix(self) -> bool:
+        """Whether this is the address of a Unix socket."""
         return bool(self.family == FAMILIES.get("AF_UNIX", -1))
 
     @property
@@ -110,6 +111,20 @@ def family_name(family: int) -> str:
     return "AF_UNSPEC"
 
 
+def numeric(endpoint: Endpoint) -> Endpoint:
+    """Return `endpoint` with its family filled in, if its host is a number; else with none."""
+    if endpoint.is_unix:
+        return endpoint
+    for family in (socket.AF_INET, socket.AF_INET6):
+        if endpoint.family in (family, socket.AF_UNSPEC):
+            try:
+                socket.inet_pton(family, endpoint.location[0])
+            except (OSError, ValueError):  # a ValueError for a NUL in it
+                continue
+            return Endpoint(family, endpoint.location)
+    return Endpoint(socket.AF_UNSPEC, endpoint.location[:2])
+
+
 def _parse_inet(address: tuple[Any, ...]) -> Endpoint:
     if len(address) not in (2, 4) or not isinstance(address[0], str | bytes | None):
         raise AddressError(f"{address!r} is no address; give (host, port), both of them: ('localhost', 6000)")
@@ -118,23 +133,26 @@ def _parse_inet(address: tuple[Any, ...]) -> Endpoint:
         raise AddressError(f"{port!r} is no port; give a whole number from 0 to 65535")
     host = address[0] or ""
     if isinstance(host, bytes):
-        host = host.decode("idna")
+        try:
+            host = host.decode("idna")
+        except UnicodeError:
+            raise AddressError(f"{host!r} is no name of a host; give it as a string") from None
     return Endpoint(socket.AF_INET6 if len(address) == 4 else socket.AF_UNSPEC, (host, *address[1:]))
 
 
 def _parse_url(url: str) -> Endpoint:
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        path = url[len("unix://") :]
-        if not path:
+    scheme, _, rest = url.partition("://")
+    if scheme == "unix":
+        if not rest:
             raise AddressError(f"{url!r} names no path; give unix:///path")
-        return parse_address(path)
-    if parts.scheme != "tcp":
-        raise AddressError(f"{url!r} has the scheme {parts.scheme!r}; tcp:// and unix:// are understood")
+        return parse_address(rest)
+    if scheme != "tcp":
+        raise AddressError(f"{url!r} has the scheme {scheme!r}; tcp:// and unix:// are understood")
     try:
-        port = parts.port
-    except ValueError:
-        port = None
+        parts = urlsplit(f"//{rest}")
+        host, port = parts.hostname, parts.port
+    except ValueError:  # brackets that do not match, a port that is no number
+        host, port = None, None
     if port is None or parts.path or parts.query or parts.fragment or parts.username is not None:
         raise AddressError(f"{url!r} is no address; give tcp://host:port")
-    return _parse_inet((parts.hostname or "", port))
+    return _parse_inet((host or "", port))

@@ -30,6 +30,7 @@ ROLE_TAGS = {"listener": b"listener", "client": b"client: "}
 DIGEST_SIZES = {"md5": 16, "sha256": 32, "sha384": 48, "sha3_256": 32, "sha3_384": 48}
 MINIMUM_DIGESTS = ("md5", "sha256")
 SHORTEST_KEY = 16
+KEYLESS = "a peer without an authkey begins like this"
 
 
 class ShortKeyWarning(UserWarning):
@@ -49,6 +50,12 @@ def check_authkey(authkey: bytes) -> bytes:
     if len(authkey) < SHORTEST_KEY:
         _warn_of_short_key()
     return bytes(authkey)
+
+
+def check_minimum_digest(minimum_digest: str) -> None:
+    """Raise LocalError where `minimum_digest` is neither ``"md5"`` nor ``"sha256"``."""
+    if minimum_digest not in MINIMUM_DIGESTS:
+        raise LocalError(f"minimum_digest is {minimum_digest!r}; give 'md5' or 'sha256'")
 
 
 @functools.cache
@@ -94,8 +101,7 @@ class Handshake:
         random: Callable[[int], bytes],
         minimum_digest: str = "md5",
     ) -> None:
-        if minimum_digest not in MINIMUM_DIGESTS:
-            raise LocalError(f"minimum_digest is {minimum_digest!r}; give 'md5' or 'sha256'")
+        check_minimum_digest(minimum_digest)
         self.role = role
         self.done = False
         self.trailing = b""
@@ -103,6 +109,7 @@ class Handshake:
         self._random = random
         self._allows_md5 = minimum_digest == "md5"
         self.expectation = ""
+        self._failure: AuthenticationError | None = None
         self._peer_is_ours = False
         self._peer_used_md5 = False
         self._decoder = HandshakeDecoder(LONGEST_FRAME)
@@ -119,7 +126,9 @@ class Handshake:
             AuthenticationError: the peer is not who it should be, or does not speak this protocol.
                 Its `reply` is to be sent before closing.
         """
-        output = []
+        if self._failure is not None:
+            raise self._failure
+        output: list[bytes] = []
         while data and not self.done:
             needed = self._decoder.needed
             piece, data = data[:needed], data[needed:]
@@ -129,14 +138,18 @@ class Handshake:
                 except StopIteration as end:
                     output.append(end.value)
                     self.done = True
+                except AuthenticationError as error:
+                    # What was said before still goes out in front, however the peer's bytes were cut.
+                    raise self._failed(error, output) from None
             if self._decoder.failure is not None:
-                raise self._refusal(str(self._decoder.failure))
+                raise self._failed(self._refusal(str(self._decoder.failure)), output)
         self.trailing = data
         return b"".join(output)
 
     def abandon(self) -> None:
         """Give the handshake up: the channel closes."""
         self._conversation.close()
+        self._failure = AuthenticationError("the handshake was given up")
 
     def _listener(self) -> Generator[bytes, bytes, bytes]:
         welcome = yield from self._deliver(b"")
@@ -167,8 +180,8 @@ class Handshake:
 
     def _respond(self, challenge: bytes) -> bytes:
         if not challenge.startswith(CHALLENGE):
-            hint = ": it refused us" if challenge == FAILURE else ""
-            raise self._refusal(f"a challenge was expected, the peer sent {excerpt(challenge)}{hint}")
+            hint = "it refused us" if challenge == FAILURE else KEYLESS
+            raise self._refusal(f"a challenge was expected, the peer sent {excerpt(challenge)}: {hint}")
         message = challenge[len(CHALLENGE) :]
         if len(message) < LEGACY_CHALLENGE:
             raise self._refusal(f"a challenge of {len(message)} bytes is too short to be answered safely")
@@ -193,7 +206,7 @@ class Handshake:
             name = _digest_name(response) or ""
             mac = response[len(name) + 2 :]
             if len(mac) != DIGEST_SIZES.get(name, -1):
-                raise self._refusal(f"the answer to our challenge is none: {excerpt(response)}")
+                raise self._refusal(f"this is no answer to our challenge: {excerpt(response)}: {KEYLESS}")
         if name == "md5":
             self._peer_used_md5 = True
             if self._peer_is_ours:
@@ -214,6 +227,11 @@ class Handshake:
             return hmac.digest(self._authkey, message, name)
         except ValueError as error:  # a system in FIPS mode
             raise self._refusal(f"this system forbids {name.upper()}: {error}") from None
+
+    def _failed(self, error: AuthenticationError, output: list[bytes]) -> AuthenticationError:
+        self._failure = AuthenticationError(str(error))
+        error.reply = b"".join((*output, error.reply))
+        return error
 
     def _refusal(self, message: str) -> AuthenticationError:
         error = AuthenticationError(message)
@@ -239,6 +257,7 @@ class ChallengeSpotter(FrameDecoder):
             self._past_first = True
             if frames[0].startswith(CHALLENGE) and len(frames[0]) <= LONGEST_FRAME:
                 self.failure = AuthenticationError("the peer demands an authkey, and none was given here")
+                self._between = False
                 return []
         return frames
 

@@ -11,10 +11,11 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from .addresses import FAMILIES, Endpoint
+from .addresses import FAMILIES, Endpoint, numeric
 from .errors import AddressError, AddressInUseError
 
 SocketFactory = Callable[..., socket.socket]
+Resolver = Callable[..., list[Any]]
 
 
 class SocketFile:
@@ -82,7 +83,9 @@ def bind_unix(endpoint: Endpoint, make_socket: SocketFactory, backlog: int) -> s
     return sock
 
 
-def bind_inet(endpoint: Endpoint, make_socket: SocketFactory, backlog: int, reuse_port: bool) -> socket.socket:
+def bind_inet(
+    endpoint: Endpoint, make_socket: SocketFactory, resolver: Resolver, backlog: int, reuse_port: bool
+) -> socket.socket:
     """Return a listening TCP socket; for an empty host, one for all addresses of both families.
 
     Raises:
@@ -90,7 +93,7 @@ def bind_inet(endpoint: Endpoint, make_socket: SocketFactory, backlog: int, reus
         AddressError: the name means no address of this machine.
         OSError: the operating system refused, a port below 1024 for example.
     """
-    family, location, both = _inet_location(endpoint)
+    family, location, both = _inet_location(endpoint, resolver)
     sock = make_socket(family, socket.SOCK_STREAM)
     try:
         if os.name == "posix":  # on Windows it would let others bind the same port
@@ -122,14 +125,17 @@ def set_stream_options(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def _inet_location(endpoint: Endpoint) -> tuple[int, Any, bool]:
+def _inet_location(endpoint: Endpoint, resolver: Resolver) -> tuple[int, Any, bool]:
     host, port = endpoint.location[:2]
     if not host:
         if endpoint.family == socket.AF_INET or not socket.has_dualstack_ipv6():
             return socket.AF_INET, ("0.0.0.0", port), False
         return socket.AF_INET6, ("::", port), endpoint.family == socket.AF_UNSPEC
+    known = numeric(endpoint)
+    if known.family != socket.AF_UNSPEC:
+        return known.family, known.location, False
     try:
-        found = socket.getaddrinfo(host, port, endpoint.family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+        found = resolver(host, port, endpoint.family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
     except socket.gaierror as error:
         raise AddressError(f"cannot listen on {endpoint}: {error.strerror}") from None
     # IPv4 first: a client of the standard library that says 'localhost' tries nothing else.
@@ -160,14 +166,16 @@ def _remove_stale(endpoint: Endpoint, make_socket: SocketFactory) -> None:
             probe.connect(path)
         except ConnectionRefusedError:
             pass
-        except BlockingIOError:  # its backlog is full
-            raise AddressInUseError(errno.EADDRINUSE, f"somebody listens on {endpoint} already") from None
+        except OSError as error:  # its backlog is full, it is no stream, or it is not ours to connect to
+            raise AddressInUseError(
+                errno.EADDRINUSE, f"somebody has {endpoint} already ({error.strerror}); it is left alone"
+            ) from None
         else:
             raise AddressInUseError(errno.EADDRINUSE, f"somebody listens on {endpoint} already")
     if _identity(path) == identity:
         os.unlink(path)
 
 
-def _identity(path: str | bytes) -> tuple[int, int, int]:
+def _identity(path: str | bytes) -> tuple[int, int]:
     status = os.lstat(path)
-    return status.st_dev, status.st_ino, status.st_ctime_ns
+    return status.st_dev, status.st_ino

@@ -12,7 +12,7 @@ from .errors import ClosedHere, ConnectionLost, HookError, PeerClosed, ReactorEr
 from .limits import DEFAULT_LIMITS, Limits
 from .producers import DISCARD, Discard, FileSlice, OutputQueue, Producer
 from .sending import STATES
-from .states import State, become
+from .states import State, abandon, become
 from .timers import DeadlineGroup
 
 if TYPE_CHECKING:
@@ -25,23 +25,23 @@ class Origin:
     """Who made a channel, and is told what becomes of it: a listener, or a connect."""
 
     __slots__ = ()
-    role: ClassVar[str] = "listener"
+    _role: ClassVar[str] = "listener"
 
-    def channel_authenticating(self, channel: Channel) -> None:
+    def _channel_authenticating(self, channel: Channel) -> None:
         """`channel` is in the handshake from now on."""
 
-    def channel_opened(self, channel: Channel) -> None:
+    def _channel_opened(self, channel: Channel) -> None:
         """`channel` is open: it has the handshake behind it, if there is one."""
 
-    def trust_for(self, codec: str | Codec) -> Trust:
+    def _trust_for(self, codec: str | Codec) -> Trust:
         """Return what a connection of `codec` believes."""
         raise NotImplementedError
 
-    def progress(self) -> str:
+    def _progress(self) -> str:
         """Return how far a connect has come, in words."""
         return ""
 
-    def channel_closed(self, channel: Channel, reason: ReactorError) -> None:
+    def _channel_closed(self, channel: Channel, reason: ReactorError) -> None:
         """`channel` was closed for `reason`."""
 
 
@@ -56,64 +56,65 @@ class Channel:
         state: the `State` that it is in; ``state.name`` tells which.
         peer: the address of the other side, as the socket module writes it.
         limits: what is granted to the peer.
-        interest: what the selector watches for now: READ, WRITE, both or 0.
-        output: what waits to be sent.
-        held: input that was read and decoded but not yet delivered.
-        reason: why the channel closes; there only from then until `handle_close` is told.
-        active_at: when the loop last had to do with the channel, on the reactor's clock.
+
+    Every other name here begins with an underscore, so that a subclass may have whatever names it
+    likes. They are for the engine: `_interest` is what the selector watches for, `_output` what waits to be
+    sent, `_held` input that was decoded and not yet delivered, `_origin` who made the channel, `_reason` why
+    it closes (there only from then until `handle_close` is told), `_active_at` when the loop last had to do
+    with it, on the reactor's clock.
     """
 
     __slots__ = (
         "__weakref__",
-        "active_at",
-        "deadline",
-        "held",
-        "interest",
+        "_active_at",
+        "_deadline_group",
+        "_held",
+        "_interest",
+        "_origin",
+        "_output",
+        "_reason",
         "limits",
-        "origin",
-        "output",
         "peer",
         "reactor",
-        "reason",
         "socket",
         "state",
     )
 
-    states: ClassVar[Mapping[str, State]] = STATES
-    hears_drained: ClassVar[bool] = False
+    _states: ClassVar[Mapping[str, State]] = STATES
+    _hears_drained: ClassVar[bool] = False
 
     reactor: Reactor
     socket: Any
     state: State
     peer: Any
     limits: Limits
-    interest: int
-    output: list[bytes] | OutputQueue | Discard | None
-    held: Iterator[bytes] | None
-    reason: ReactorError
-    active_at: float
-    deadline: DeadlineGroup | None
-    origin: Origin | None
+    _interest: int
+    _output: list[bytes] | OutputQueue | Discard | None
+    _held: Iterator[bytes] | None
+    _reason: ReactorError
+    _active_at: float
+    _deadline_group: DeadlineGroup | None
+    _origin: Origin | None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        self.state = cls.states["New"]
-        self.output = []
-        self.socket = self.held = self.deadline = self.peer = self.origin = None
-        self.interest = 0
+        self.state = cls._states["New"]
+        self._output = []
+        self.socket = self._held = self._deadline_group = self.peer = self._origin = None
+        self._interest = 0
         self.limits = DEFAULT_LIMITS
         return self
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.hears_drained = cls.handle_drained is not Channel.handle_drained
+        cls._hears_drained = cls.handle_drained is not Channel.handle_drained
 
     def __str__(self) -> str:
         """Name the channel as log lines do: its class, its peer and its state."""
-        return f"{self.name} ({self.state.name})"
+        return f"{self._name} ({self.state.name})"
 
     @property
-    def name(self) -> str:
+    def _name(self) -> str:
         """The channel's class and its peer, for people."""
         return f"{type(self).__name__} with {'nobody' if self.peer is None else format_address(self.peer)}"
 
@@ -174,16 +175,16 @@ class Channel:
             LocalError: it is none of these.
         """
         if type(data) is not bytes:
-            self.push_producer(data)
+            self._push_producer(data)
             return
-        output = self.output
+        output = self._output
         if output is None:
-            self.output = [data]
+            self._output = [data]
             self.reactor.dirty.append(self)
         elif output.append(data):
             self.state.pressed(self)
 
-    def push_producer(self, source: Any) -> None:
+    def _push_producer(self, source: Any) -> None:
         """Queue what is not bytes; `push` comes here."""
         try:
             view = memoryview(source)
@@ -193,14 +194,11 @@ class Channel:
             self.push(view.tobytes())
             return
         file = FileSlice.of(source)
-        queue = self.queue()
-        if file is None:
-            queue.append_producer(Producer(source))
-            return
-        header = self.header_for(file.size)
-        if header:
-            queue.append(header)
-        queue.append_producer(file)
+        queue = self._open_queue()
+        if file is not None:
+            queue.append(self._header_for(file.size))
+        if queue.append_producer(Producer(source) if file is None else file):
+            self.state.pressed(self)
 
     def close(self, reason: Exception | None = None) -> None:
         """Close now; what is queued is dropped. Closing once more does nothing.
@@ -233,68 +231,63 @@ class Channel:
     @property
     def output_size(self) -> int:
         """The bytes that wait for the peer, without what producers have yet to produce."""
-        output = self.output
+        output = self._output
         return sum(map(len, output)) if isinstance(output, list) else output.size if output is not None else 0
 
     # What the engine calls
 
-    def attach(self, reactor: Reactor, peer: Any, limits: Limits, origin: Origin | None = None) -> None:
+    def _attach(self, reactor: Reactor, peer: Any, limits: Limits, origin: Origin | None = None) -> None:
         """Make this a channel of `reactor`.
 
         Raises:
             StateError: it is attached already.
         """
-        if self.is_attached:
+        if self._is_attached:
             raise StateError(f"{self}: one channel serves one connection; make a new object for the next one")
         self.reactor = reactor
         self.peer = peer
         self.limits = limits
-        self.origin = origin
-        self.active_at = reactor.now
+        self._origin = origin
+        self._active_at = reactor.now
         reactor.channels[self] = None
 
     @property
-    def is_attached(self) -> bool:
+    def _is_attached(self) -> bool:
         """Whether the channel has been given to a reactor."""
         return hasattr(self, "reactor")
 
-    def start(self) -> None:
+    def _start(self) -> None:
         """The socket is connected: `begin`, and close the channel if that is not possible."""
         try:
-            self.begin()
+            self._begin()
         except ReactorError as error:
-            self.fail(error)
+            self._fail(error)
         except OSError as error:
-            self.fail(ConnectionLost(error))
+            self._fail(ConnectionLost.by(error))
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """The socket is connected: authenticate, or open at once."""
-        self.opened()
+        self._opened()
 
-    def opened(self) -> None:
+    def _opened(self) -> None:
         """Enter the open state and say so with `handle_open`."""
         reactor = self.reactor
-        if self.origin is not None:
-            self.origin.channel_opened(self)
-        self.set_deadline(self.limits.idle_timeout)
-        queue = self.output
+        if self._origin is not None:
+            self._origin._channel_opened(self)
+        self._set_deadline(self.limits.idle_timeout)
+        queue = self._output
         if not queue:
-            self.output = None
+            self._output = None
         else:
             reactor.flush_soon(self)
         become(self, "open")
-        reactor.hook_soon(self, self.hook_open)
+        reactor.hook_soon(self, self.handle_open)
         if isinstance(queue, OutputQueue) and queue.sealed:
             reactor.hook_soon(self, self.close_when_done)
 
-    def hook_open(self) -> None:
-        """Call `handle_open`, unless the channel was closed in the meantime."""
-        if self.state is not self.states["Closed"]:
-            self.handle_open()
-
-    def want(self, interest: int) -> None:
+    def _want(self, interest: int) -> None:
         """Have the selector watch for `interest`: the only place where that changes."""
-        before = self.interest
+        before = self._interest
         if interest == before:
             return
         if not before:
@@ -303,76 +296,88 @@ class Channel:
             self.reactor.unregister(self.socket)
         else:
             self.reactor.modify(self.socket, interest, self)
-        self.interest = interest
+        self._interest = interest
 
-    def set_deadline(self, timeout: float | None) -> None:
+    def _set_deadline(self, timeout: float | None) -> None:
         """Have the state told when `timeout` seconds have passed; this replaces the deadline before it."""
         self.reactor.deadlines.set(self, timeout)
 
-    def expire(self) -> None:
+    def _expire(self) -> None:
         """The deadline has passed."""
         try:
             self.state.expired(self)
         except Exception as error:
-            self.hook_failed(error)
+            self._hook_failed(error)
 
-    def queue(self) -> OutputQueue | Discard:
+    def _open_queue(self) -> OutputQueue | Discard:
         """Return the queue proper, and see that it is flushed at the end of this turn."""
-        if self.output is DISCARD:
+        if self._output is DISCARD:
             return DISCARD
-        if self.output is None:
+        if self._output is None:
             self.reactor.flush_soon(self)
-        return self.make_queue()
+        return self._make_queue()
 
-    def make_queue(self) -> OutputQueue:
+    def _make_queue(self) -> OutputQueue:
         """Turn the plain list for a turn's output into a queue proper, if it is none yet."""
-        output = self.output
+        output = self._output
         if isinstance(output, OutputQueue):
             return output
-        queue = self.output = self.new_queue()
+        queue = self._output = self._new_queue()
         if isinstance(output, list):
             for data in output:
                 queue.append(data)
         return queue
 
-    def new_queue(self) -> OutputQueue:
+    def _new_queue(self) -> OutputQueue:
         """Return an empty queue with this channel's marks."""
         return OutputQueue(self.limits)
 
-    def header_for(self, size: int) -> bytes:
+    def _header_for(self, size: int) -> bytes:
         """Return what goes out in front of a file of `size` bytes."""
         return b""
 
-    def input_finished(self) -> RemoteError | None:
+    def _input_finished(self) -> RemoteError | None:
         """The stream of input has ended: return the error that this means, if any."""
         return None
 
-    def fail(self, error: ReactorError) -> None:
+    def _fail(self, error: ReactorError) -> None:
         """Say what went wrong, and close for that reason. Only from the loop, never from inside a hook."""
-        self.report(error)
+        self._report(error)
         self.state.close(self, error)
 
-    def report(self, error: ReactorError) -> None:
+    def _give_up(self, error: ReactorError) -> None:
+        """The input makes no sense any more: `fail`, but send first what answers the input before it."""
+        self._report(error)
+        if self._output:
+            self.state.drain(self, error)
+        else:
+            self.state.close(self, error)
+
+    def _report(self, error: ReactorError) -> None:
         """Put peer and state into `error`, and give it to `handle_error`."""
-        error.peer = self.name
+        error.peer = self._name
         error.state = self.state.name
         error.__traceback__ = None  # its frames would keep the channel alive, and its socket with it
-        self.hook_failed(error)
+        self._hook_failed(error)
 
-    def hook_failed(self, error: Exception) -> None:
+    def _hook_failed(self, error: Exception) -> None:
         """Tell `handle_error`; what that raises is logged and closes the channel."""
         try:
             self.handle_error(error)
         except Exception as second:
             log.error("%s: handle_error failed: %s: %s", self, type(second).__name__, second, exc_info=second)
             self.close(second)
-        if self.held is not None and self.state is self.states["Open"]:
+        if self._held is not None and self.state is self._states["Open"]:
             self.reactor.resume_soon(self)
 
-    def finish(self) -> None:
+    def _abandon(self) -> None:
+        """This process is the child of a fork, and the connection its parent's: touch it no more."""
+        abandon(self)
+
+    def _finish(self) -> None:
         """The batch in which the channel was closed is over: give the descriptor back, and say so."""
-        reason = self.reason
-        del self.reason
+        reason = self._reason
+        del self._reason
         self.reactor.forget(self)
         if self.socket is not None:
             try:
@@ -380,9 +385,9 @@ class Channel:
             except OSError:
                 pass  # BSD reports a reset here; the descriptor is gone all the same
             self.socket = None
-        origin, self.origin = self.origin, None
+        origin, self._origin = self._origin, None
         try:
             self.handle_close(reason)
         finally:
             if origin is not None:
-                origin.channel_closed(self, reason)
+                origin._channel_closed(self, reason)

@@ -13,7 +13,7 @@ import pickle
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
-from .authentication import check_authkey
+from .authentication import check_authkey, check_minimum_digest
 from .errors import LocalError, UnsafePickleError
 
 
@@ -62,7 +62,7 @@ class JsonCodec:
     """Messages are JSON in UTF-8 (RFC 8259), without needless white space."""
 
     loads = staticmethod(json.loads)
-    _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
     @classmethod
     def dumps(cls, message: Any) -> bytes:
@@ -91,6 +91,7 @@ class RestrictedPickle:
                 raise LocalError(f"{name!r} names no module; allow it as 'module.{name}'")
 
     def loads(self, data: bytes) -> Any:
+        """Return the message for which `data` stands; `pickle.UnpicklingError` for what is not allowed."""
         return _AllowListUnpickler(io.BytesIO(data), self.allowed).load()
 
 
@@ -135,7 +136,7 @@ class Trust:
     """
 
     codec: Codec
-    authkey: bytes | None = None
+    authkey: bytes | None = dataclasses.field(default=None, repr=False)
     minimum_digest: str = "md5"
     allow_unauthenticated_pickle: bool = False
 
@@ -144,6 +145,7 @@ class Trust:
         cls, codec: str | Codec, authkey: bytes | None, minimum_digest: str, allow_unauthenticated_pickle: bool
     ) -> Trust:
         """Check the arguments of a listener or a connect, and return what they mean."""
+        check_minimum_digest(minimum_digest)
         if authkey is not None:
             authkey = check_authkey(authkey)
         return cls(find_codec(codec), authkey, minimum_digest, allow_unauthenticated_pickle)

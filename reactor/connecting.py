@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
-from .addresses import FAMILIES, Address, Endpoint, format_address, parse_address
+from .addresses import FAMILIES, Address, Endpoint, format_address, numeric, parse_address
 from .binding import set_stream_options
 from .calls import ThreadCall
 from .channel import Channel, Origin
@@ -70,28 +70,28 @@ class Trying(State):
     name = "Connecting"
 
     def enter(self, channel: Channel) -> None:
-        channel.want(WRITE)
+        channel._want(WRITE)
 
     def writable(self, channel: Channel) -> bool:
         assert isinstance(channel, Attempt)
         number = channel.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number == 0 and not is_connected(channel.socket):
             return False  # woken for nothing: neither an error nor a connection
-        channel.connector.attempt_ended(channel, number)
+        channel._connector.attempt_ended(channel, number)
         return True
 
 
 class Attempt(Channel):
     """One of the sockets that race for a connection."""
 
-    __slots__ = ("connector",)
+    __slots__ = ("_connector",)
 
-    states: ClassVar[Mapping[str, State]] = {**STATES, "Connecting": Trying()}
-    connector: Connector
+    _states: ClassVar[Mapping[str, State]] = {**STATES, "Connecting": Trying()}
+    _connector: Connector
 
     def take_socket(self) -> Any:
         """Hand out the socket, which is connected; what remains of the attempt closes."""
-        self.want(0)
+        self._want(0)
         sock, self.socket = self.socket, None
         self.close()
         return sock
@@ -119,10 +119,10 @@ class Request:
         connector = Connector(self, channel, failures)
         codec = getattr(channel, "codec", None)
         if codec is not None:
-            connector.trust_for(codec).check(peer_is_this_user=self.endpoint.is_unix)
+            connector._trust_for(codec).check(peer_is_this_user=self.endpoint.is_unix)
         elif self.authkey is not None or self.codec is not None:
             raise LocalError(f"{type(channel).__name__} is no Connection: it has no use for an authkey or a codec")
-        channel.attach(self.reactor, self.endpoint.location, self.limits, connector)
+        channel._attach(self.reactor, self.endpoint.location, self.limits, connector)
         become(channel, "connect")
         return channel, connector
 
@@ -130,7 +130,7 @@ class Request:
 class Connector(Origin):
     """Brings one channel into being: the origin of a channel on the connecting side."""
 
-    role = "client"
+    _role = "client"
 
     def __init__(self, request: Request, channel: Channel, failures: int) -> None:
         self._causes: list[str] = []
@@ -146,9 +146,7 @@ class Connector(Origin):
     def start(self) -> None:
         """Resolve the name, if there is one, and begin to try."""
         channel = self._channel
-        if channel.state is not channel.states["Connecting"]:
-            return  # it was closed while it waited for its turn
-        channel.set_deadline(channel.limits.connect_timeout)
+        channel._set_deadline(channel.limits.connect_timeout)
         endpoint = numeric(self._request.endpoint)
         if endpoint.family != socket.AF_UNSPEC:
             self._addresses.append((endpoint.family, endpoint.location))
@@ -175,19 +173,19 @@ class Connector(Origin):
         attempt.close()
         self._try_next()
 
-    def trust_for(self, codec: str | Codec) -> Trust:
+    def _trust_for(self, codec: str | Codec) -> Trust:
         request = self._request
         return Trust.of(
             request.codec or codec, request.authkey, request.minimum_digest, request.allow_unauthenticated_pickle
         )
 
-    def channel_opened(self, channel: Channel) -> None:
+    def _channel_opened(self, channel: Channel) -> None:
         self._failures = 0
 
-    def progress(self) -> str:
+    def _progress(self) -> str:
         return "; ".join(["tried", *self._causes]) if self._causes else "no address has answered"
 
-    def channel_closed(self, channel: Channel, reason: ReactorError) -> None:
+    def _channel_closed(self, channel: Channel, reason: ReactorError) -> None:
         self._stop()
         backoff = self._request.backoff
         if backoff is None or isinstance(reason, ClosedHere) or self._reactor.is_shutting_down:
@@ -243,8 +241,8 @@ class Connector(Origin):
             return ATTEMPT_DELAY
         if number in (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR) and family != FAMILIES.get("AF_UNIX"):
             attempt = Attempt()
-            attempt.connector = self
-            attempt.attach(self._reactor, location, self._request.limits)
+            attempt._connector = self
+            attempt._attach(self._reactor, location, self._request.limits)
             attempt.socket = sock
             self._attempts.add(attempt)
             become(attempt, "connect")
@@ -269,10 +267,10 @@ class Connector(Origin):
             self._give_up("cannot connect")
             return
         channel.peer = location
-        channel.start()
+        channel._start()
 
     def _give_up(self, what: str) -> None:
-        self._channel.fail(ConnectError(f"{what}: {self._request.endpoint}", tuple(self._causes)))
+        self._channel._fail(ConnectError(f"{what}: {self._request.endpoint}", tuple(self._causes)))
 
     def _stop(self) -> None:
         """End whatever is still under way."""
@@ -335,20 +333,6 @@ def connect(
     channel, connector = request.make_channel(1)
     request.reactor.hook_soon(channel, connector.start)
     return channel  # type: ignore[return-value]
-
-
-def numeric(endpoint: Endpoint) -> Endpoint:
-    """Return `endpoint` with its family filled in, if its host is a number; else with none."""
-    if endpoint.is_unix:
-        return endpoint
-    for family in (socket.AF_INET, socket.AF_INET6):
-        if endpoint.family in (family, socket.AF_UNSPEC):
-            try:
-                socket.inet_pton(family, endpoint.location[0])
-            except OSError:
-                continue
-            return Endpoint(family, endpoint.location)
-    return Endpoint(socket.AF_UNSPEC, endpoint.location[:2])
 
 
 def is_connected(sock: Any) -> bool:

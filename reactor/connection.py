@@ -44,7 +44,7 @@ class OpenForMessages(Open):
     """Reads frames and gives them to `handle_message`, or to `handle_frame` where that is written."""
 
     def readable(self, channel: Connection) -> bool:  # type: ignore[override]
-        frames = channel.held
+        frames = channel._held
         batch: Iterator[bytes]
         if frames is None:
             try:
@@ -52,26 +52,26 @@ class OpenForMessages(Open):
             except (BlockingIOError, InterruptedError):
                 return False
             except OSError as error:
-                channel.fail(ConnectionLost(error))
+                channel._fail(ConnectionLost.by(error))
                 return True
             if not data:
                 self.end_of_input(channel)
                 return True
-            found = channel.decoder.feed(data)
+            found = channel._decoder.feed(data)
             # Held at once: if a hook raises, what stands behind its frame must not be lost.
-            batch = frames = channel.held = iter(found)
+            batch = frames = channel._held = iter(found)
             if len(found) > FRAMES_PER_TURN:
                 batch = islice(frames, FRAMES_PER_TURN)
         else:
             batch = islice(frames, FRAMES_PER_TURN)
-        loads = None if channel.hears_frames else channel.trust.codec.loads
+        loads = None if channel._hears_frames else channel._trust.codec.loads
         handle = channel.handle_frame if loads is None else channel.handle_message
         for message in batch:
             if loads is not None:
                 try:
                     message = loads(message)  # noqa: PLW2901
                 except Exception as error:
-                    channel.fail(undecodable(message, error))
+                    channel._give_up(undecodable(message, error))
                     return True
             handle(message)
             if channel.state is not self:
@@ -79,9 +79,9 @@ class OpenForMessages(Open):
         if batch is not frames and length_hint(frames):
             channel.reactor.resume_soon(channel)
             return True
-        channel.held = None
-        if channel.decoder.failure is not None:
-            channel.fail(channel.decoder.failure)
+        channel._held = None
+        if channel._decoder.failure is not None:
+            channel._give_up(channel._decoder.failure)
         return True
 
 
@@ -94,33 +94,33 @@ class Authenticating(Preparing):
     def enter(self, channel: Channel) -> None:
         assert isinstance(channel, Connection)
         super().enter(channel)
-        handshake = channel.start_handshake()
-        channel.greeting = handshake.start()
-        channel.want(READ)
-        channel.set_deadline(channel.limits.authentication_timeout)
+        handshake = channel._start_handshake()
+        channel._greeting = handshake.start()
+        channel._want(READ)
+        channel._set_deadline(channel.limits.authentication_timeout)
         channel.reactor.flush_soon(channel)
 
     def readable(self, channel: Channel) -> bool:
         assert isinstance(channel, Connection)
-        assert channel.handshake is not None
+        assert channel._handshake is not None
         try:
             data = channel.socket.recv(RECEIVE_SIZE)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
-            channel.fail(ConnectionLost(error))
+            channel._fail(ConnectionLost.by(error))
             return True
-        handshake = channel.handshake
+        handshake = channel._handshake
         if not data:
-            channel.fail(AuthenticationError(f"the peer closed the connection; expected was {handshake.expectation}"))
+            channel._fail(AuthenticationError(f"the peer closed the connection; expected was {handshake.expectation}"))
             return True
         try:
-            channel.greeting += handshake.receive(data)
+            channel._greeting += handshake.receive(data)
         except AuthenticationError as error:
             self._refuse(channel, error)
             return True
         if handshake.done:
-            channel.authenticated(handshake.trailing)
+            channel._authenticated(handshake.trailing)
         else:
             channel.reactor.flush_soon(channel)
         return True
@@ -133,36 +133,39 @@ class Authenticating(Preparing):
         if self.check_output(channel):
             return True
         try:
-            sent = channel.socket.send(channel.greeting) if channel.greeting else 0
+            sent = channel.socket.send(channel._greeting) if channel._greeting else 0
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
-            channel.fail(ConnectionLost(error))
+            channel._fail(ConnectionLost.by(error))
             return True
-        channel.greeting = channel.greeting[sent:]
-        channel.want(READ | WRITE if channel.greeting else READ)
+        channel._greeting = channel._greeting[sent:]
+        channel._want(READ | WRITE if channel._greeting else READ)
         return sent > 0
 
     def expired(self, channel: Channel) -> None:
         assert isinstance(channel, Connection)
-        assert channel.handshake is not None
-        channel.fail(
+        assert channel._handshake is not None
+        channel._fail(
             DeadlineError(
                 f"no authentication within {channel.limits.authentication_timeout:g} s (authentication_timeout); "
-                f"expected was {channel.handshake.expectation}",
+                f"expected was {channel._handshake.expectation}",
                 "authentication_timeout",
             )
         )
 
     def _refuse(self, channel: Connection, error: AuthenticationError) -> None:
         """Tell the peer that it failed before the channel closes; nothing else that was queued goes out."""
-        channel.report(error)
+        channel._report(error)
         if channel.state is not self:
             return
-        queue = channel.make_queue()
+        if not channel._greeting and not error.reply:
+            self.close(channel, error)
+            return
+        queue = channel._make_queue()
         queue.clear()
-        queue.append(channel.greeting + error.reply)
-        channel.reason = error
+        queue.append(channel._greeting + error.reply)
+        channel._reason = error
         become(channel, "drain")
 
 
@@ -174,26 +177,26 @@ class Connection(Connectable):
             `RestrictedPickle`, or any object with `dumps` and `loads`.
     """
 
-    __slots__ = ("decoder", "greeting", "handshake", "trust")
+    __slots__ = ("_decoder", "_greeting", "_handshake", "_trust")
 
     codec: ClassVar[str | Codec] = "pickle"
-    hears_frames: ClassVar[bool] = False
-    states: ClassVar[Mapping[str, State]] = {**STATES, "Open": OpenForMessages(), "Authenticating": Authenticating()}
+    _hears_frames: ClassVar[bool] = False
+    _states: ClassVar[Mapping[str, State]] = {**STATES, "Open": OpenForMessages(), "Authenticating": Authenticating()}
 
-    decoder: FrameDecoder
-    greeting: bytes
-    handshake: Handshake | None
-    trust: Trust
+    _decoder: FrameDecoder
+    _greeting: bytes
+    _handshake: Handshake | None
+    _trust: Trust
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        self.handshake = None
-        self.trust = NOT_ATTACHED
+        self._handshake = None
+        self._trust = NOT_ATTACHED
         return self
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.hears_frames = cls.handle_frame is not Connection.handle_frame
+        cls._hears_frames = cls.handle_frame is not Connection.handle_frame
 
     # What a subclass writes
 
@@ -212,7 +215,7 @@ class Connection(Connectable):
             DecodingError: the codec cannot make a message of it.
         """
         try:
-            message = self.trust.codec.loads(data)
+            message = self._trust.codec.loads(data)
         except Exception as error:
             raise undecodable(data, error) from None
         self.handle_message(message)
@@ -225,11 +228,11 @@ class Connection(Connectable):
         Raises:
             Exception: whatever the codec raises for an object that it cannot take. Nothing is queued then.
         """
-        data = self.trust.codec.dumps(message)
+        data = self._trust.codec.dumps(message)
         if type(data) is str:  # from the module json, for example
             data = data.encode()
         if len(data) > JOINED:
-            self.queue_large(data)
+            self._queue_large(data)
         else:
             self.send_bytes(bytes(data))
 
@@ -247,18 +250,18 @@ class Connection(Connectable):
             buffer = cut(buffer, offset, size)
         length = len(buffer)
         if length > JOINED:
-            self.queue_large(buffer)
+            self._queue_large(buffer)
             return
-        output = self.output
+        output = self._output
         if output is None:
-            self.output = [_pack(length) + buffer]
+            self._output = [_pack(length) + buffer]
             self.reactor.dirty.append(self)
         elif output.append(_pack(length) + buffer):
             self.state.pressed(self)
 
-    def queue_large(self, data: bytes | memoryview) -> None:
+    def _queue_large(self, data: bytes | memoryview) -> None:
         """Queue `data`, which nobody changes any more, as one frame, without copying it."""
-        queue = self.queue()
+        queue = self._open_queue()
         if queue.append(frame_header(len(data))) | queue.append(data):
             self.state.pressed(self)
 
@@ -272,60 +275,63 @@ class Connection(Connectable):
         if type(data) is bytes:
             self.send_bytes(data)
         else:
-            self.push_producer(data)
+            self._push_producer(data)
 
     # What the engine calls
 
-    def attach(self, reactor: Reactor, peer: Any, limits: Limits, origin: Origin | None = None) -> None:
-        super().attach(reactor, peer, limits, origin)
+    def _attach(self, reactor: Reactor, peer: Any, limits: Limits, origin: Origin | None = None) -> None:
         assert origin is not None
-        self.trust = origin.trust_for(self.codec)
+        trust = origin._trust_for(self.codec)
+        super()._attach(reactor, peer, limits, origin)
+        self._trust = trust
 
-    def begin(self) -> None:
-        assert self.origin is not None
-        trust = self.trust
+    def _begin(self) -> None:
+        assert self._origin is not None
+        trust = self._trust
         if trust.authkey is not None:
             become(self, "authenticate")
             return
         if trust.needs_known_peer:
             trust.check(peer_is_this_user(self.socket))
         maximum = self.limits.maximum_frame
-        self.decoder = FrameDecoder(maximum) if self.origin.role == "listener" else ChallengeSpotter(maximum)
-        self.opened()
+        self._decoder = FrameDecoder(maximum) if self._origin._role == "listener" else ChallengeSpotter(maximum)
+        self._opened()
 
-    def start_handshake(self) -> Handshake:
+    def _start_handshake(self) -> Handshake:
         """Return the handshake for this side of the connection."""
-        assert self.origin is not None
-        assert self.trust.authkey is not None
-        self.handshake = Handshake(self.origin.role, self.trust.authkey, self.reactor.random, self.trust.minimum_digest)
-        self.origin.channel_authenticating(self)
-        return self.handshake
+        assert self._origin is not None
+        assert self._trust.authkey is not None
+        self._handshake = Handshake(
+            self._origin._role, self._trust.authkey, self.reactor.random, self._trust.minimum_digest
+        )
+        self._origin._channel_authenticating(self)
+        return self._handshake
 
-    def authenticated(self, trailing: bytes) -> None:
+    def _authenticated(self, trailing: bytes) -> None:
         """The handshake is done; `trailing` bytes came behind it."""
-        self.handshake = None
-        self.decoder = FrameDecoder(self.limits.maximum_frame)
-        if self.greeting:
-            self.make_queue().put_first(self.greeting)
-            self.greeting = b""
+        self._handshake = None
+        self._decoder = FrameDecoder(self.limits.maximum_frame)
+        if self._greeting:
+            self._make_queue().put_first(self._greeting)
+            self._greeting = b""
         if trailing:
-            self.held = iter(self.decoder.feed(trailing))
-        self.opened()
+            self._held = iter(self._decoder.feed(trailing))
+        self._opened()
 
-    def new_queue(self) -> OutputQueue:
+    def _new_queue(self) -> OutputQueue:
         return OutputQueue(self.limits, encode_frame)
 
-    def header_for(self, size: int) -> bytes:
+    def _header_for(self, size: int) -> bytes:
         return frame_header(size)
 
-    def input_finished(self) -> RemoteError | None:
-        return self.decoder.finish()
+    def _input_finished(self) -> RemoteError | None:
+        return self._decoder.finish()
 
-    def finish(self) -> None:
-        if self.handshake is not None:
-            self.handshake.abandon()
-            self.handshake = None
-        super().finish()
+    def _finish(self) -> None:
+        if self._handshake is not None:
+            self._handshake.abandon()
+            self._handshake = None
+        super()._finish()
 
 
 class NotAttachedCodec:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
+import weakref
 
 from .eventloop import Reactor
 
 _of_thread = threading.local()
+_all: weakref.WeakSet[Reactor] = weakref.WeakSet()
 
 
 def get_reactor() -> Reactor:
-    """Return the default reactor of this thread; a new one where the last one was closed."""
+    """Return the default reactor of this thread; a new one where the last one was closed.
+
+    Whoever makes a `Reactor` closes it. Nobody made this one, so it is closed when the program ends.
+    """
     reactor: Reactor | None = getattr(_of_thread, "reactor", None)
     if reactor is None or reactor.is_closed:
         reactor = _of_thread.reactor = Reactor()
+        _all.add(reactor)
     return reactor
+
+
+@atexit.register
+def _close_all() -> None:
+    for reactor in list(_all):
+        if not reactor.is_running:
+            reactor.close()

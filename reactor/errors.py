@@ -60,10 +60,13 @@ class ReactorError(Exception):
     state: str | None = None
 
     def __str__(self) -> str:
-        message = super().__str__()
+        message = self._message()
         if self.peer is None:
             return message
         return f"{self.peer} ({self.state}): {message}"
+
+    def _message(self) -> str:
+        return super().__str__()
 
 
 class LocalError(ReactorError):
@@ -116,8 +119,11 @@ class ConnectError(RemoteError):
     """No connection could be made; `causes` holds one line for each address that was tried."""
 
     def __init__(self, message: str, causes: tuple[str, ...] = ()) -> None:
-        super().__init__("; ".join((message, *causes)))
+        super().__init__(message, causes)
         self.causes = causes
+
+    def _message(self) -> str:
+        return "; ".join((self.args[0], *self.causes))
 
 
 class ConnectionLost(RemoteError):
@@ -127,9 +133,17 @@ class ConnectionLost(RemoteError):
         errno: the number of the operating system's error.
     """
 
-    def __init__(self, cause: OSError) -> None:
-        super().__init__(f"connection lost: {cause.strerror or cause}")
-        self.errno = cause.errno
+    def __init__(self, message: str, errno: int | None) -> None:
+        super().__init__(message, errno)
+        self.errno = errno
+
+    @classmethod
+    def by(cls, cause: OSError) -> ConnectionLost:
+        """Return the error that `cause`, from the operating system, means."""
+        return cls(f"connection lost: {cause.strerror or cause}", cause.errno)
+
+    def _message(self) -> str:
+        return str(self.args[0])
 
 
 class DeadlineError(RemoteError):
@@ -140,8 +154,11 @@ class DeadlineError(RemoteError):
     """
 
     def __init__(self, message: str, limit: str) -> None:
-        super().__init__(message)
+        super().__init__(message, limit)
         self.limit = limit
+
+    def _message(self) -> str:
+        return str(self.args[0])
 
 
 class FrameError(RemoteError):
@@ -160,8 +177,11 @@ class LimitError(RemoteError):
     """
 
     def __init__(self, message: str, limit: str) -> None:
-        super().__init__(message)
+        super().__init__(message, limit)
         self.limit = limit
+
+    def _message(self) -> str:
+        return str(self.args[0])
 
 
 class PeerClosed(RemoteError):

@@ -6,7 +6,8 @@ One turn of the loop, in this order:
 2. give each event to the state of its channel;
 3. run the timers that are due;
 4. run the calls that were there when this step began: `call_soon`, calls from other threads, and the
-   hooks that states put off to here (`handle_open`, `handle_close`), so that no hook runs inside another;
+   hooks that states put off to here (`handle_open` and others), so that no hook runs inside another; then
+   give back the descriptors of channels that were closed, and tell their `handle_close`;
 5. flush the channels for which something was queued: one system call each, where the kernel takes it.
 """
 
@@ -110,18 +111,20 @@ class Reactor:
         self.channels: dict[Channel, None] = {}  # a dictionary keeps the order, so that runs repeat
         self.dirty: list[Channel] = []
         self._selector = selector if selector is not None else selectors.DefaultSelector()
+        self._largest = 1023 if isinstance(self._selector, selectors.SelectSelector) else None
         self._timers = TimerQueue()
         self.deadlines = Deadlines(self._timers, clock)
         self._soon: deque[Call] = deque()
         self._from_threads: deque[Call] = deque()
+        self._finishing: deque[Channel] = deque()
         self._wakeup_sent = False
         self._waker = waker if waker is not None else SocketPairWaker()
         self._selector.register(self._waker, READ, _WakeupChannel(self))
-        self._resumed: list[Channel] = []
+        self._resumed: dict[Channel, None] = {}
         self._thread_count = threads
         self._threads: ThreadPool | None = None
         self._thread_calls = 0
-        self._signals = SignalHandlers(self._waker, self.call_threadsafe)
+        self._signals = SignalHandlers(self._waker, weakref.WeakMethod(self.call_threadsafe))
         self._shutdown: Shutdown | None = None
         self._stopping = False
         self._running = False
@@ -155,21 +158,24 @@ class Reactor:
         """
         if self._running:
             raise LocalError("this reactor runs already; a handler cannot run it once more")
-        self._selector.get_map()  # says so if the reactor was closed
         self._running = True
         clock = self.clock
         timers = self._timers
         soon = self._soon
         watchdog = self._watchdog
         end = None if timeout is None else clock() + timeout
-        resumed: list[Channel] = []
+        resumed: dict[Channel, None] = {}
+        channel: Any = None
         dirty: list[Channel] = []
+        looked = False
         try:
             while not self._stopping:
-                if soon or self.dirty or self._resumed:
+                if soon or self.dirty or self._resumed or self._finishing:
                     wait: float | None = 0
                 elif not self.channels and self.is_idle():
-                    return
+                    if looked:
+                        return
+                    looked, wait = True, 0  # a wakeup for nothing must not stay in the waker: a host would spin
                 else:
                     wait = self._time_to_wait(end)
                 ready: Any = self._selector.select(wait)
@@ -178,33 +184,35 @@ class Reactor:
                 if watchdog is not None:
                     watchdog.begin()
                 if self._resumed:
-                    resumed, self._resumed = self._resumed, []
+                    resumed, self._resumed = self._resumed, {}
                     ready += [(_Resumed(channel), READ) for channel in resumed]
                 for key, events in ready:
                     channel = key.data
-                    channel.active_at = now
+                    channel._active_at = now
                     try:
                         if events & READ and not channel.state.readable(channel):
                             self._spin_guard.count(channel, "readable")
                         if events & WRITE and not channel.state.writable(channel):
                             self._spin_guard.count(channel, "writable")
                     except Exception as error:
-                        channel.hook_failed(error)
+                        channel._hook_failed(error)
                 if timers.next_due <= now:
                     self._run_timers(now)
                 if soon:
                     self._run_calls()
+                if self._finishing:
+                    self._finish_closed()
                 if self.dirty:
                     dirty, self.dirty = self.dirty, []
                     for channel in dirty:
-                        channel.active_at = now
+                        channel._active_at = now
                         try:
                             channel.state.flush(channel)
                         except Exception as error:
-                            channel.hook_failed(error)
+                            channel._hook_failed(error)
                     dirty = []
                 # A closed channel must not live on in a variable of this frame while the loop sleeps.
-                resumed = []
+                resumed = {}
                 ready = key = channel = None
                 if watchdog is not None:
                     watchdog.end()
@@ -214,12 +222,17 @@ class Reactor:
                         return
                 if end is not None and clock() >= end:
                     return
-            self._stopping = False
         finally:
+            self._stopping = False
             # Ctrl-C can end a turn anywhere. What it left undone is done when the loop runs again;
             # a channel that is flushed or resumed once too often takes no harm.
             self.dirty += dirty
-            self._resumed += resumed
+            self._resumed.update(resumed)
+            if getattr(channel, "_held", None) is not None:
+                self._resumed[channel] = None
+            if self._from_threads:
+                self._wakeup_sent = False
+                self._take_calls()
             self._running = False
             if watchdog is not None:
                 watchdog.end()
@@ -244,9 +257,8 @@ class Reactor:
         if not isinstance(self._selector, ForkedSelector):
             for channel in list(self.channels):
                 channel.close()
-            while self._soon:
-                self._run_calls()
         self.channels.clear()
+        self._soon.clear()
         self._timers.clear()
         self.deadlines.groups.clear()
         self._from_threads.clear()
@@ -255,10 +267,16 @@ class Reactor:
             self._watchdog.close()
         if self._threads is not None:
             self._threads.close()
+        self._wakeup_sent = False  # whoever calls from now on finds out that the waker is closed
         self._waker.close()
         self._selector.close()
         self._selector = ClosedSelector()
         _reactors.discard(self)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the loop runs at this moment."""
+        return self._running
 
     @property
     def is_closed(self) -> bool:
@@ -334,6 +352,8 @@ class Reactor:
             try:
                 self._waker.wake()
             except OSError:
+                self._wakeup_sent = False
+                self._from_threads.clear()
                 raise ClosedReactorError("this reactor was closed; nothing can be called on it") from None
         return call
 
@@ -392,14 +412,33 @@ class Reactor:
 
         Arguments:
             grace: seconds after which whoever is left is cut off, with a line in the log.
-        Returns: an object that tells, in the end, who had to be cut.
+        Returns: an object that tells, in the end, who had to be cut; the same one if a shutdown is under way.
         """
-        self._shutdown = Shutdown(self, grace)
-        return self._shutdown
+        if self._shutdown is not None:
+            return self._shutdown
+        shutdown = self._shutdown = Shutdown(self, grace)
+        shutdown.start()
+        self._look_after_shutdown()
+        return shutdown
 
-    def shutdown_on_signal(self, signum: int = signal.SIGTERM, grace: float = 10.0) -> None:
-        """Shut down when the process gets the signal. Only from the main thread."""
-        self.on_signal(signum, lambda: self.shutdown(grace))
+    def shutdown_on_signal(self, *signums: int, grace: float = 10.0) -> None:
+        """Shut down when the process gets a signal; a second one cuts off at once whoever is left.
+
+        Only from the main thread.
+
+        Arguments:
+            signums: by default SIGTERM and SIGINT, so that Ctrl-C is a clean end too.
+            grace: see `shutdown`.
+        """
+
+        def asked() -> None:
+            if self._shutdown is None:
+                self.shutdown(grace)
+            else:
+                self._shutdown.cut_off()
+
+        for signum in signums or (signal.SIGTERM, signal.SIGINT):
+            self.on_signal(signum, asked)
 
     # For another event loop that hosts this one
 
@@ -418,7 +457,7 @@ class Reactor:
 
     def next_timeout(self) -> float | None:
         """Return after how many seconds `poll` must be called even if nothing happens; None for never."""
-        if self._soon or self.dirty or self._resumed:
+        if self._soon or self.dirty or self._resumed or self._finishing:
             return 0.0
         return self._time_to_wait(None)
 
@@ -426,6 +465,11 @@ class Reactor:
 
     def register(self, fileobj: Any, interest: int, channel: Channel) -> None:
         """Watch `fileobj` for `interest`, READ or WRITE or both, on behalf of `channel`."""
+        if self._largest is not None and fileobj.fileno() > self._largest:
+            raise LocalError(
+                f"descriptor {fileobj.fileno()} is too large for select, which ends at {self._largest}; "
+                "give the reactor another selector, or use fewer descriptors"
+            )
         self._selector.register(fileobj, interest, channel)
 
     def modify(self, fileobj: Any, interest: int, channel: Channel) -> None:
@@ -436,9 +480,7 @@ class Reactor:
         """`channel` is closed: it keeps the loop running no longer."""
         self.channels.pop(channel, None)
         self._spin_guard.forget(channel)
-        if self._shutdown is not None and not self.channels:
-            self._shutdown.complete()
-            self._shutdown = None
+        self._look_after_shutdown()
 
     def unregister(self, fileobj: Any) -> None:
         """Watch `fileobj` no more."""
@@ -450,21 +492,21 @@ class Reactor:
 
     def resume_soon(self, channel: Channel) -> None:
         """Treat `channel` as readable in the next turn: it has input that no descriptor will announce."""
-        self._resumed.append(channel)
+        self._resumed[channel] = None
 
     def hook_soon(self, channel: Channel, hook: Callable[..., object], *args: Any) -> None:
         """Call `hook` of `channel` after this batch of events; what it raises stays in the channel."""
         self._soon.append(Call(hook, args, channel))
 
     def finish_soon(self, channel: Channel) -> None:
-        """`finish` the channel after this batch of events; at once where no batch is under way."""
-        if self._running:
-            self.hook_soon(channel, channel.finish)
-            return
-        try:
-            channel.finish()
-        except Exception as error:
-            channel.hook_failed(error)
+        """`finish` the channel after this batch of events; at once where the loop does not run."""
+        self._finishing.append(channel)
+        if not self._running:
+            self._running = True  # so that what a hook closes is finished behind it, not inside it
+            try:
+                self._finish_closed()
+            finally:
+                self._running = False
 
     # The steps of a turn that are not on the hot path
 
@@ -492,7 +534,7 @@ class Reactor:
         for _ in range(len(self._soon)):
             call = self._soon.popleft()
             callback, args, channel = call.callback, call.args, call.channel
-            if callback is None:
+            if callback is None or (channel is not None and channel.state is channel._states["Closed"]):
                 continue
             call.cancel()
             try:
@@ -501,7 +543,20 @@ class Reactor:
                 if channel is None:
                     log.exception("the callback %r failed", callback)
                 else:
-                    channel.hook_failed(error)
+                    channel._hook_failed(error)
+
+    def _finish_closed(self) -> None:
+        while self._finishing:
+            channel = self._finishing.popleft()
+            try:
+                channel._finish()
+            except Exception as error:
+                channel._hook_failed(error)
+
+    def _look_after_shutdown(self) -> None:
+        if self._shutdown is not None and not self.channels:
+            self._shutdown.complete()
+            self._shutdown = None
 
     def _thread_call_ended(self, call: ThreadCall, result: Any, error: BaseException | None) -> None:
         self._thread_calls -= 1
@@ -519,6 +574,11 @@ def _abandon_after_fork() -> None:
     """In the child of a fork: take the hands off what is shared with the parent, and say so to whoever asks."""
     for reactor in list(_reactors):
         reactor._signals.abandon()
+        # The connections are the parent's: what is under way in this very turn must not touch them.
+        for channel in reactor.channels:
+            channel._abandon()
+        reactor._from_threads.clear()
+        reactor._wakeup_sent = False
         reactor._waker.close()
         reactor._selector.close()
         reactor._selector = ForkedSelector()

@@ -114,6 +114,11 @@ class FrameDecoder:
                     break
                 (size,) = LONG.unpack_from(data, start)
                 start += 8
+                stop = start + size
+                if minimum <= size <= maximum and stop <= end:
+                    frames.append(data[start:stop])
+                    position = stop
+                    continue
             if not minimum <= size <= maximum:
                 self.failure = self._refusal(size, data[position : position + _REFUSED_EXCERPT])
                 self._between = False

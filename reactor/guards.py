@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ class SpinGuard:
     """
 
     def __init__(self, reactor: Reactor) -> None:
-        self._reactor = reactor
-        self._suspects: dict[Channel, tuple[int, int]] = {}
+        self._reactor = weakref.proxy(reactor)
+        self._suspects: weakref.WeakKeyDictionary[Channel, tuple[int, int]] = weakref.WeakKeyDictionary()
         self._parked: dict[Channel, Timer] = {}
 
     def count(self, channel: Channel, event: str) -> None:
@@ -50,8 +51,8 @@ class SpinGuard:
             times,
             PARKED,
         )
-        state, interest = channel.state, channel.interest
-        channel.want(0)
+        state, interest = channel.state, channel._interest
+        channel._want(0)
         self._parked[channel] = self._reactor.call_later(PARKED, self._unpark, channel, state, interest)
 
     def forget(self, channel: Channel) -> None:
@@ -63,8 +64,8 @@ class SpinGuard:
 
     def _unpark(self, channel: Channel, state: State, interest: int) -> None:
         del self._parked[channel]
-        if channel.state is state and not channel.interest:
-            channel.want(interest)
+        if channel.state is state and not channel._interest:
+            channel._want(interest)
 
 
 class Watchdog:
@@ -110,6 +111,8 @@ class Watchdog:
             began = self._began
             if began is None:
                 self._wanted.clear()
+                if self._began is not None:  # the loop woke up in between, and saw the flag still set
+                    self._wanted.set()
                 continue
             time.sleep(self._threshold / 2)
             if self._began == began and began != reported and time.monotonic() - began >= self._threshold:

@@ -58,7 +58,10 @@ class Limits:
     """For a peer that takes no byte while something waits for it."""
 
     drain_timeout: float | None = 30.0
-    """For a closing channel to send what is queued and to see the peer's end of stream."""
+    """For a closing channel to send what is queued."""
+
+    linger_timeout: float | None = 2.0
+    """For a closing channel that has sent everything to see the peer's end of stream."""
 
     maximum_connections: int = 50_000
     """On one listener. When it is reached the listener stops accepting, and the kernel's backlog fills."""
@@ -73,7 +76,7 @@ class Limits:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name.endswith("_timeout"):
-                if value is not None and not (value > 0 and math.isfinite(value)):
+                if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
                     raise LocalError(f"Limits.{field.name} is {value!r}; give seconds above 0, or None for no limit")
             elif not isinstance(value, int) or value < 1:
                 raise LocalError(f"Limits.{field.name} is {value!r}; give a whole number of at least 1")

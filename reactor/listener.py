@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import socket
 import sys
@@ -12,7 +13,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from .addresses import Address, Endpoint, family_name, format_address, parse_address
-from .binding import SocketFile, bind_inet, bind_unix, fastest_endpoint
+from .binding import SocketFile, bind_inet, bind_unix, fastest_endpoint, set_stream_options
 from .channel import Channel, Origin
 from .codecs import Codec, Trust
 from .defaults import get_reactor
@@ -43,11 +44,11 @@ class Listening(State):
     reads = READ
 
     def enter(self, channel: Channel) -> None:
-        channel.want(READ)
+        channel._want(READ)
 
     def readable(self, channel: Channel) -> bool:
         assert isinstance(channel, Listener)
-        return channel.accept_some()
+        return channel._accept_some()
 
     def pause(self, channel: Channel) -> None:
         become(channel, "pause")
@@ -57,7 +58,7 @@ class Full(State):
     name = "Full"
 
     def enter(self, channel: Channel) -> None:
-        channel.want(0)
+        channel._want(0)
 
     def pause(self, channel: Channel) -> None:
         become(channel, "pause")
@@ -70,13 +71,13 @@ class Resting(State):
     name = "Resting"
 
     def enter(self, channel: Channel) -> None:
-        channel.want(0)
+        channel._want(0)
 
     def pause(self, channel: Channel) -> None:
-        channel.set_deadline(None)  # what was a rest of its own accord is a pause now
+        channel._set_deadline(None)  # what was a rest of its own accord is a pause now
 
     def resume(self, channel: Channel) -> None:
-        channel.set_deadline(None)
+        channel._set_deadline(None)
         become(channel, "resume")
 
     def expired(self, channel: Channel) -> None:
@@ -115,7 +116,7 @@ class Listener(Channel, Origin):
         "address", "backlog", "connections", "factory", "family", "last_accepted", "reuse_port",
     )  # fmt: skip
 
-    states: ClassVar[Mapping[str, State]] = {**STATES, "Listening": Listening(), "Full": Full(), "Resting": Resting()}
+    _states: ClassVar[Mapping[str, State]] = {**STATES, "Listening": Listening(), "Full": Full(), "Resting": Resting()}
 
     def __init__(
         self,
@@ -152,14 +153,14 @@ class Listener(Channel, Origin):
         is_unix = self._bind(address, family, reuse_port, reactor, sock)
         try:
             self._check_trust(is_unix)
-            self.attach(reactor, self.address, limits)
+            self._attach(reactor, self.address, limits)
             become(self, "listen")
         except BaseException:
             self._give_back()
             raise
 
     @property
-    def name(self) -> str:
+    def _name(self) -> str:
         """The listener's class and its address, for people."""
         return f"{type(self).__name__} on {format_address(self.address)}"
 
@@ -192,7 +193,7 @@ class Listener(Channel, Origin):
 
     # For the state and for the channels that were accepted
 
-    def accept_some(self) -> bool:
+    def _accept_some(self) -> bool:
         """Accept who is there, within the limits. Return whether there was progress."""
         limits = self.limits
         progress = False
@@ -219,27 +220,27 @@ class Listener(Channel, Origin):
                 self._adopt(sock, peer)
             except Exception as error:
                 sock.close()
-                self.hook_failed(error)
-            if self.state is not self.states["Listening"]:  # handle_accepted closed or paused it
+                self._hook_failed(error)
+            if self.state is not self._states["Listening"]:  # handle_accepted closed or paused it
                 return True
         return progress
 
-    def channel_authenticating(self, channel: Channel) -> None:
+    def _channel_authenticating(self, channel: Channel) -> None:
         if len(self._unauthenticated) >= self.limits.maximum_unauthenticated:
             self._make_room("maximum_unauthenticated", self.limits.maximum_unauthenticated)
         self._unauthenticated[channel] = None
 
-    def channel_opened(self, channel: Channel) -> None:
+    def _channel_opened(self, channel: Channel) -> None:
         self._unauthenticated.pop(channel, None)
 
-    def trust_for(self, codec: str | Codec) -> Trust:
+    def _trust_for(self, codec: str | Codec) -> Trust:
         authkey, chosen, minimum_digest, allow = self._options
         key = codec if isinstance(codec, str) else id(codec)
         if key not in self._trust:
             self._trust[key] = Trust.of(chosen or codec, authkey, minimum_digest, allow)
         return self._trust[key]
 
-    def channel_closed(self, channel: Channel, reason: ReactorError) -> None:
+    def _channel_closed(self, channel: Channel, reason: ReactorError) -> None:
         self._unauthenticated.pop(channel, None)
         self.connections -= 1
         if isinstance(channel.peer, tuple):
@@ -249,9 +250,9 @@ class Listener(Channel, Origin):
                 del self._peers[host]
         self.state.relieved(self)
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         self._give_back()
-        super().finish()
+        super()._finish()
 
     def _adopt(self, sock: socket.socket, peer: Any) -> None:
         limits = self.limits
@@ -269,7 +270,7 @@ class Listener(Channel, Origin):
         channel = self.factory()
         if not isinstance(channel, Channel):
             raise LocalError(f"the factory of a listener makes channels, not {channel!r}")
-        channel.attach(self.reactor, peer or self.address, limits, self)
+        channel._attach(self.reactor, peer or self.address, limits, self)
         channel.socket = sock
         self.connections += 1
         if isinstance(peer, tuple):
@@ -278,10 +279,10 @@ class Listener(Channel, Origin):
         try:
             self.handle_accepted(channel)
         except Exception as error:
-            self.hook_failed(error)
+            self._hook_failed(error)
             channel.close(error)
-        if channel.state is channel.states["New"]:
-            channel.start()
+        if channel.state is channel._states["New"]:
+            channel._start()
 
     def _rest(self, error: OSError) -> None:
         """Leave accept alone for a moment; say so once, however often it fails in a row."""
@@ -289,12 +290,12 @@ class Listener(Channel, Origin):
             self._troubled = True
             log.error("%s: accept failed: %s; trying every %g s", self, error.strerror, PAUSE_AFTER_ERROR)
         become(self, "pause")
-        self.set_deadline(PAUSE_AFTER_ERROR)
+        self._set_deadline(PAUSE_AFTER_ERROR)
 
     def _make_room(self, limit: str, value: int) -> None:
         """Close the peer that has been in the handshake for longest: silence must lock nobody out."""
         oldest, _ = self._unauthenticated.popitem(last=False)
-        oldest.fail(LimitError(f"not authenticated yet, and the next one needs the place: {value} ({limit})", limit))
+        oldest._fail(LimitError(f"not authenticated yet, and the next one needs the place: {value} ({limit})", limit))
 
     def _bind(
         self,
@@ -306,9 +307,11 @@ class Listener(Channel, Origin):
     ) -> bool:
         directory = None
         if sock is not None:
+            endpoint = Endpoint(sock.family, sock.getsockname())
+            if not endpoint.is_unix:
+                set_stream_options(sock)
             sock.setblocking(False)
             sock.listen(self.backlog)
-            endpoint = Endpoint(sock.family, sock.getsockname())
         elif address is None and family in (None, "AF_UNIX"):
             endpoint, directory = fastest_endpoint()
         else:
@@ -318,7 +321,7 @@ class Listener(Channel, Origin):
             if not endpoint.is_abstract:
                 self._file = SocketFile(endpoint.location, directory)
         elif sock is None:
-            sock = bind_inet(endpoint, reactor.socket_factory, self.backlog, reuse_port)
+            sock = bind_inet(endpoint, reactor.socket_factory, reactor.resolver, self.backlog, reuse_port)
         self.socket = sock
         self.address = sock.getsockname()
         self.family = family_name(sock.family)
@@ -326,15 +329,17 @@ class Listener(Channel, Origin):
 
     def _check_trust(self, is_unix: bool) -> None:
         """Refuse now what would be refused for every connection; a factory that is no class is asked later."""
-        codec = getattr(self.factory, "codec", None)
+        factory = self.factory.func if isinstance(self.factory, functools.partial) else self.factory
+        codec = getattr(factory, "codec", None)
         if codec is not None:
-            self.trust_for(codec).check(peer_is_this_user=is_unix)
-        elif isinstance(self.factory, type) and self._options[:2] != (None, None):
-            raise LocalError(f"{self.factory.__name__} is no Connection: it has no use for an authkey or a codec")
+            self._trust_for(codec).check(peer_is_this_user=is_unix)
+        elif isinstance(factory, type) and self._options[:2] != (None, None):
+            raise LocalError(f"{factory.__name__} is no Connection: it has no use for an authkey or a codec")
 
     def _give_back(self) -> None:
-        if self.socket is not None:
-            self.socket.close()
+        # In this order: while the socket is open, the number of its file cannot come back as another's.
         if self._file is not None:
             self._file.remove()
             self._file = None
+        if self.socket is not None:
+            self.socket.close()

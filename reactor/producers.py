@@ -6,6 +6,8 @@ list is enough. This one comes into being when something has to wait.
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import stat
 import sys
@@ -16,10 +18,15 @@ from typing import Any
 from .errors import LocalError, ProducerError
 from .limits import Limits
 
+log = logging.getLogger("reactor")
+
 BUFFERS_PER_CALL = 512
 """For one gathering write; Linux and the BSDs take 1024 (IOV_MAX), POSIX promises 16."""
 BYTES_PER_CALL = 256 * 1024
 CHUNK = 64 * 1024
+
+PRODUCERS_WAITING = 16
+"""With more producers than this waiting, the peer is not read from: each may hold a descriptor, though no memory."""
 
 Produce = Callable[[], bytes | bytearray | memoryview]
 
@@ -42,11 +49,16 @@ class FileSlice:
 
     @classmethod
     def of(cls, file: Any) -> FileSlice | None:
-        """Return the rest of `file` from its position on, or None where it is no regular file on disk."""
-        try:
-            status = os.fstat(file.fileno())
-        except (OSError, AttributeError):  # io.UnsupportedOperation is an OSError
+        """Return the rest of `file` from its position on, or None where it is no file of the system's.
+
+        A compressed file is none, although it has a descriptor: what it reads is not what is on the disk.
+
+        Raises:
+            ProducerError: it is a pipe or a device.
+        """
+        if not isinstance(getattr(file, "raw", file), io.FileIO):
             return None
+        status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ProducerError("a producer must not block, and this file is a pipe or a device: read it on a channel")
         offset = file.tell()
@@ -107,9 +119,18 @@ class Producer:
 
     def close(self) -> None:
         """Close what it draws from, if that can be closed."""
-        close = getattr(self._source, "close", None)
-        if close is not None:
-            close()
+        close_source(self._source)
+
+
+def close_source(source: Any) -> None:
+    """Close `source`, if it can be closed; what goes wrong there is logged, and holds up nobody else."""
+    close = getattr(source, "close", None)
+    if close is None:
+        return
+    try:
+        close()
+    except Exception as error:
+        log.warning("%r could not be closed: %s: %s", source, type(error).__name__, error)
 
 
 def _chunks_of(iterator: Iterator[Any]) -> Produce:
@@ -135,7 +156,7 @@ class OutputQueue:
         taken_at: when the socket last took something; kept by whoever sends.
     """
 
-    __slots__ = ("_entries", "_frame", "_limits", "_mark", "sealed", "size", "taken_at")
+    __slots__ = ("_entries", "_frame", "_limits", "_mark", "_producers", "sealed", "size", "taken_at")
 
     def __init__(self, limits: Limits, frame: Callable[[bytes], bytes] | None = None) -> None:
         self._entries: deque[bytes | memoryview | FileSlice | Producer] = deque()
@@ -144,6 +165,7 @@ class OutputQueue:
         self._mark = limits.high_water
         self.sealed = False
         self.size = 0
+        self._producers = 0
         self.taken_at = 0.0
 
     def __bool__(self) -> bool:
@@ -154,8 +176,8 @@ class OutputQueue:
 
         Returns: whether this passed the high-water mark or the limit; said once for each of them.
         """
-        if self.sealed:
-            return False
+        if self.sealed or not data:
+            return False  # an empty buffer would never leave: no call takes a byte of it
         self._entries.append(data)
         self.size += len(data)
         if self.size <= self._mark:
@@ -164,19 +186,32 @@ class OutputQueue:
         self._mark = maximum if self.size <= maximum else sys.maxsize
         return True
 
-    def relieved(self) -> bool:
-        """Return whether little waits, less than the low-water mark; the marks then count anew."""
-        if self.size > self._limits.low_water:
-            return False
-        self._mark = self._limits.high_water
-        return True
+    @property
+    def is_relieved(self) -> bool:
+        """Whether little waits: less than the low-water mark, and few producers."""
+        return self.size <= self._limits.low_water and self._producers <= PRODUCERS_WAITING // 2
 
-    def append_producer(self, producer: Producer | FileSlice) -> None:
-        """Queue a producer; it is pulled when its turn has come and little waits."""
+    def renew_marks(self) -> None:
+        """Have `append` tell again of the marks under which the queue has fallen since."""
+        limits = self._limits
+        self._mark = limits.high_water if self.size <= limits.high_water else limits.maximum_output
+
+    def append_producer(self, producer: Producer | FileSlice) -> bool:
+        """Queue a producer; it is pulled when its turn has come and little waits.
+
+        Returns: whether many producers wait by now; said once.
+        """
         if self.sealed:
             _close_entry(producer)
-        else:
-            self._entries.append(producer)
+            return False
+        self._entries.append(producer)
+        self._producers += 1
+        return self._producers == PRODUCERS_WAITING + 1
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether more waits than the high-water mark, or many producers do."""
+        return self.size > self._limits.high_water or self._producers > PRODUCERS_WAITING
 
     def put_first(self, data: bytes) -> None:
         """Queue `data` in front of everything."""
@@ -203,20 +238,25 @@ class OutputQueue:
             gathered += len(entry)
             if gathered >= BYTES_PER_CALL or len(buffers) == BUFFERS_PER_CALL:
                 return buffers
-        while len(buffers) < len(entries) and self.size < self._limits.low_water:
+        # What is queued behind a producer does not count here, or the producer would never be pulled.
+        while len(buffers) < len(entries) and gathered < self._limits.low_water:
             producer = entries[len(buffers)]
-            if not isinstance(producer, Producer):
+            if not isinstance(producer, Producer) or len(buffers) == BUFFERS_PER_CALL:
                 break
             chunk = producer.pull()
+            if len(entries) <= len(buffers) or entries[len(buffers)] is not producer:
+                return []  # it has closed its own channel
             if not chunk:
                 producer.close()
                 del entries[len(buffers)]
+                self._producers -= 1
                 continue
             if self._frame is not None:
                 chunk = self._frame(chunk)
             entries.insert(len(buffers), chunk)
             buffers.append(chunk)
             self.size += len(chunk)
+            gathered += len(chunk)
         return buffers
 
     def next_file(self) -> FileSlice | None:
@@ -226,6 +266,7 @@ class OutputQueue:
             if entries[0].size:
                 return entries[0]
             _close_entry(entries.popleft())
+            self._producers -= 1
         return None
 
     def advance(self, sent: int) -> None:
@@ -243,7 +284,7 @@ class OutputQueue:
 
     def clear(self) -> None:
         """Drop everything, and close the files and generators that wait."""
-        self.size = 0
+        self.size = self._producers = 0
         while self._entries:
             _close_entry(self._entries.popleft())
 
@@ -260,8 +301,9 @@ class Discard:
     def append(self, data: bytes | memoryview) -> bool:
         return False
 
-    def append_producer(self, producer: Producer | FileSlice) -> None:
+    def append_producer(self, producer: Producer | FileSlice) -> bool:
         _close_entry(producer)
+        return False
 
     def clear(self) -> None:
         pass
@@ -272,6 +314,6 @@ DISCARD = Discard()
 
 def _close_entry(entry: bytes | memoryview | FileSlice | Producer) -> None:
     if isinstance(entry, FileSlice):
-        entry.file.close()
+        close_source(entry.file)
     elif isinstance(entry, Producer):
         entry.close()

@@ -25,26 +25,26 @@ class Sending(Preparing):
     """What the states have in common in which queued output goes out."""
 
     def enter(self, channel: Channel) -> None:
-        channel.want(self.reads | channel.interest & WRITE)
+        channel._want(self.reads | channel._interest & WRITE)
 
     def flush(self, channel: Channel) -> bool:
-        output = channel.output
+        output = channel._output
         if type(output) is not list:
             return self.flush_queue(channel)
-        channel.output = None
+        channel._output = None
         data = output[0] if len(output) == 1 else b"".join(output)
         try:
             sent = channel.socket.send(data)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
-            channel.fail(ConnectionLost(error))
+            channel._fail(ConnectionLost.by(error))
             return True
         if sent == len(data):
-            if channel.hears_drained:
+            if channel._hears_drained:
                 channel.reactor.hook_soon(channel, channel.handle_drained)
             return True
-        channel.make_queue().append(memoryview(data)[sent:])
+        channel._make_queue().append(memoryview(data)[sent:])
         return self.flush_queue(channel)
 
     def writable(self, channel: Channel) -> bool:
@@ -52,36 +52,42 @@ class Sending(Preparing):
 
     def flush_queue(self, channel: Channel) -> bool:
         """Send what the socket takes from the queue, then see to marks, deadline and interest."""
-        queue = channel.output
+        queue = channel._output
         if not isinstance(queue, OutputQueue):
-            channel.want(channel.interest & READ)
+            channel._want(channel._interest & READ)
             return False
         budget = FLUSH_SIZE
         try:
             while budget > 0 and (sent := self._send_some(channel, queue)):
                 budget -= sent
         except ProducerError as error:
-            channel.fail(error)
+            channel._fail(error)
             return True
         except OSError as error:
-            channel.fail(ConnectionLost(error))
+            channel._fail(ConnectionLost.by(error))
             return True
+        if channel._output is not queue:
+            return True  # a producer has closed its own channel
+        # A producer may also have paused it: from here on the state may be another one.
+        state = channel.state
+        assert isinstance(state, Sending)
         progress = budget < FLUSH_SIZE
         if progress:
             queue.taken_at = channel.reactor.now
         if not queue:
-            self.drained(channel)
+            state.drained(channel)
             return True
-        if self.check_output(channel):
+        if state.check_output(channel):
             return True
-        if not channel.interest & WRITE:
+        queue.renew_marks()
+        if not channel._interest & WRITE:
             queue.taken_at = channel.reactor.now
-            channel.set_deadline(self.stalled_after(channel))
-        if queue.relieved():
-            self.relieved(channel)
-        elif queue.size > channel.limits.high_water:
-            self.throttle(channel)
-        channel.want(channel.state.reads | WRITE)
+            channel._set_deadline(state.stalled_after(channel))
+        if queue.is_relieved:
+            state.relieved(channel)
+        elif queue.is_pressed:
+            state.throttle(channel)
+        channel._want(channel.state.reads | WRITE)
         return progress
 
     def _send_some(self, channel: Channel, queue: OutputQueue) -> int:
@@ -107,12 +113,12 @@ class Sending(Preparing):
 
     def drained(self, channel: Channel) -> None:
         """The queue has run empty."""
-        channel.output = None
-        if channel.interest & WRITE:
-            channel.set_deadline(channel.limits.idle_timeout)
+        channel._output = None
+        if channel._interest & WRITE:
+            channel._set_deadline(channel.limits.idle_timeout)
         self.relieved(channel)
-        channel.want(channel.state.reads)
-        if channel.hears_drained:
+        channel._want(channel.state.reads)
+        if channel._hears_drained:
             channel.reactor.hook_soon(channel, channel.handle_drained)
 
     def stalled_after(self, channel: Channel) -> float | None:
@@ -121,23 +127,23 @@ class Sending(Preparing):
 
     def expired(self, channel: Channel) -> None:
         limits = channel.limits
-        queue = channel.output
+        queue = channel._output
         if isinstance(queue, OutputQueue):
             since, timeout, limit = queue.taken_at, limits.stall_timeout, "stall_timeout"
             what = f"took none of the {queue.size} bytes that wait for it"
         else:
-            since, timeout, limit = channel.active_at, limits.idle_timeout, "idle_timeout"
+            since, timeout, limit = channel._active_at, limits.idle_timeout, "idle_timeout"
             what = "was silent"
         if timeout is None:
             return
         left = since + timeout - channel.reactor.clock()
         if left > 0:
-            channel.set_deadline(left)
+            channel._set_deadline(left)
         else:
-            channel.fail(DeadlineError(f"the peer {what} for {timeout:g} s ({limit})", limit))
+            channel._fail(DeadlineError(f"the peer {what} for {timeout:g} s ({limit})", limit))
 
     def drain(self, channel: Channel, reason: ReactorError) -> None:
-        channel.reason = reason
+        channel._reason = reason
         become(channel, "drain")
 
     def shutdown(self, channel: Channel) -> None:
@@ -152,7 +158,7 @@ class Open(Sending):
 
     def enter(self, channel: Channel) -> None:
         super().enter(channel)
-        if channel.held is not None:
+        if channel._held is not None:
             channel.reactor.resume_soon(channel)
 
     def readable(self, channel: Channel) -> bool:
@@ -161,7 +167,7 @@ class Open(Sending):
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
-            channel.fail(ConnectionLost(error))
+            channel._fail(ConnectionLost.by(error))
             return True
         if data:
             channel.handle_data(data)
@@ -171,9 +177,9 @@ class Open(Sending):
 
     def end_of_input(self, channel: Channel) -> None:
         """The peer has sent its last byte."""
-        error = channel.input_finished()
+        error = channel._input_finished()
         if error is not None:
-            channel.fail(error)
+            channel._give_up(error)
         else:
             become(channel, "end")
             channel.reactor.hook_soon(channel, channel.handle_eof)
@@ -212,7 +218,7 @@ class Paused(Sending):
 
     def resume(self, channel: Channel) -> None:
         become(channel, "resume")
-        if channel.output_size > channel.limits.high_water:
+        if isinstance(channel._output, OutputQueue) and channel._output.is_pressed:
             channel.state.pressed(channel)
 
 
@@ -220,7 +226,7 @@ class HalfClosed(Sending):
     name = "HalfClosed"
 
     def drain(self, channel: Channel, reason: ReactorError) -> None:
-        if channel.output:
+        if channel._output:
             super().drain(channel, reason)
         else:
             self.close(channel, reason)  # both directions are done: nothing is left to wait for
@@ -237,20 +243,21 @@ class Closing(Sending):
     reads = READ
 
     def enter(self, channel: Channel) -> None:
-        channel.held = None
-        channel.make_queue().seal()
-        channel.set_deadline(channel.limits.drain_timeout)
+        channel._held = None
+        channel._make_queue().seal()
+        channel._set_deadline(channel.limits.drain_timeout)
         channel.reactor.flush_soon(channel)
 
     def drained(self, channel: Channel) -> None:
-        channel.output = DISCARD
+        channel._output = DISCARD
+        channel._set_deadline(channel.limits.linger_timeout)
         try:
             channel.socket.shutdown(socket.SHUT_WR)
         except OSError:
-            self.close(channel, channel.reason)  # the peer is gone already
+            self.close(channel, channel._reason)  # the peer is gone already
         else:
             # If its end of stream was seen before, it is still there to be read.
-            channel.want(READ)
+            channel._want(READ)
 
     def readable(self, channel: Channel) -> bool:
         try:
@@ -258,33 +265,33 @@ class Closing(Sending):
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
-            if channel.output:
-                channel.fail(ConnectionLost(error))
+            if channel._output:
+                channel._fail(ConnectionLost.by(error))
             else:
-                self.close(channel, channel.reason)
+                self.close(channel, channel._reason)
             return True
         if data:
             return True
-        if channel.output:
-            channel.want(WRITE)
+        if channel._output:
+            channel._want(WRITE)
         else:
-            self.close(channel, channel.reason)
+            self.close(channel, channel._reason)
         return True
 
     def stalled_after(self, channel: Channel) -> float | None:
         return channel.limits.drain_timeout
 
     def expired(self, channel: Channel) -> None:
-        if channel.output:
+        if channel._output:
             timeout = channel.limits.drain_timeout
-            channel.fail(
+            channel._fail(
                 DeadlineError(
                     f"cut off with {channel.output_size} bytes unsent after {timeout:g} s (drain_timeout)",
                     "drain_timeout",
                 )
             )
         else:
-            self.close(channel, channel.reason)
+            self.close(channel, channel._reason)
 
     def drain(self, channel: Channel, reason: ReactorError) -> None:
         """It drains already."""

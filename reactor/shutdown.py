@@ -12,24 +12,34 @@ log = logging.getLogger("reactor")
 
 
 class Shutdown:
-    """A shutdown under way. Attribute `cut`: the names of the peers that had to be cut off, at the end."""
+    """A shutdown under way.
+
+    Attributes:
+        cut: the names of the peers that were cut off while something waited for them.
+        is_complete: whether all channels are closed; the loop then returns.
+    """
 
     def __init__(self, reactor: Reactor, grace: float) -> None:
         self.cut: list[str] = []
         self._reactor = reactor
-        self._timer = reactor.call_later(grace, self._cut_off)
-        for channel in list(reactor.channels):
+        self.is_complete = False
+        self._timer = reactor.call_later(grace, self.cut_off)
+
+    def start(self) -> None:
+        """Ask every channel to come to its end."""
+        for channel in list(self._reactor.channels):
             channel.state.shutdown(channel)
-        if not reactor.channels:
-            self.complete()
 
     def complete(self) -> None:
         """The last channel is gone."""
+        self.is_complete = True
         self._timer.cancel()
         self._reactor.stop()
 
-    def _cut_off(self) -> None:
+    def cut_off(self) -> None:
+        """Close whoever is left, now."""
         for channel in list(self._reactor.channels):
-            self.cut.append(str(channel))
-            log.warning("%s: cut off at shutdown, %d bytes unsent", channel, channel.output_size)
+            if channel.output_size:
+                self.cut.append(str(channel))
+                log.warning("%s: cut off at shutdown, %d bytes unsent", channel, channel.output_size)
             channel.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -15,10 +16,10 @@ class SignalHandlers:
 
     Arguments:
         waker: wakes the loop.
-        deliver: has a callback called on the loop; it is called inside a signal handler.
+        deliver: a weak reference to what has a callback called on the loop; called inside a signal handler.
     """
 
-    def __init__(self, waker: Waker, deliver: Callable[[Callable[[], object]], object]) -> None:
+    def __init__(self, waker: Waker, deliver: weakref.WeakMethod[Callable[..., Any]]) -> None:
         self._waker = waker
         self._deliver = deliver
         self._before: dict[int, Any] = {}
@@ -28,7 +29,9 @@ class SignalHandlers:
         """Have `callback` called on the loop whenever the signal comes."""
 
         def handler(number: int, frame: FrameType | None) -> None:
-            self._deliver(callback)
+            deliver = self._deliver()
+            if deliver is not None:
+                deliver(callback)
 
         before = signal.signal(signum, handler)
         if not self._before and isinstance(self._waker, SocketPairWaker):

@@ -79,8 +79,14 @@ def become(channel: Channel, event: str) -> None:
     after = TRANSITIONS.get((before, event))
     if after is None:
         raise StateError(f"{channel}: {event!r} is not possible for a channel that is {before}")
-    state = channel.state = channel.states[after]
+    state = channel.state = channel._states[after]
     state.enter(channel)
+
+
+def abandon(channel: Channel) -> None:
+    """Take `channel` out of use without a word to its peer: after a fork, it is somebody else's."""
+    channel.state = channel._states["Closed"]
+    channel._output = DISCARD
 
 
 def draw() -> str:
@@ -135,7 +141,7 @@ class State:
 
     def close(self, channel: Channel, reason: ReactorError) -> None:
         """Close now."""
-        channel.reason = reason
+        channel._reason = reason
         become(channel, "close")
 
     def shutdown(self, channel: Channel) -> None:
@@ -147,7 +153,7 @@ class New(State):
     """Made, and not yet given to anything: there is nothing to do, and nothing to close."""
 
     def close(self, channel: Channel, reason: ReactorError) -> None:
-        if channel.is_attached:
+        if channel._is_attached:
             super().close(channel, reason)
 
 
@@ -155,7 +161,7 @@ class Preparing(State):
     """What the states before `Open` have in common: what is pushed waits, within its limit."""
 
     def enter(self, channel: Channel) -> None:
-        channel.make_queue()
+        channel._make_queue()
 
     def flush(self, channel: Channel) -> bool:
         return self.check_output(channel)
@@ -165,7 +171,7 @@ class Preparing(State):
         limit = channel.limits.maximum_output
         if channel.output_size <= limit:
             return False
-        channel.fail(
+        channel._fail(
             LimitError(
                 f"{channel.output_size} bytes wait for a peer that does not take them; "
                 f"the limit is {limit} (maximum_output)",
@@ -176,8 +182,8 @@ class Preparing(State):
 
     def drain(self, channel: Channel, reason: ReactorError) -> None:
         # What was pushed before the channel is open still wants to go out; Open looks for the seal.
-        channel.reason = reason
-        channel.make_queue().seal()
+        channel._reason = reason
+        channel._make_queue().seal()
 
 
 class Connecting(Preparing):
@@ -186,11 +192,11 @@ class Connecting(Preparing):
     name = "Connecting"
 
     def expired(self, channel: Channel) -> None:
-        assert channel.origin is not None
-        channel.fail(
+        assert channel._origin is not None
+        channel._fail(
             DeadlineError(
                 f"no connection within {channel.limits.connect_timeout:g} s (connect_timeout); "
-                + channel.origin.progress(),
+                + channel._origin._progress(),
                 "connect_timeout",
             )
         )
@@ -202,12 +208,12 @@ class Closed(State):
     name = "Closed"
 
     def enter(self, channel: Channel) -> None:
-        channel.want(0)
-        channel.set_deadline(None)
-        channel.held = None
-        if channel.output:
-            channel.output.clear()
-        channel.output = DISCARD
+        channel._want(0)
+        channel._set_deadline(None)
+        channel._held = None
+        if channel._output:
+            channel._output.clear()
+        channel._output = DISCARD
         # Not now: the number of a descriptor that is closed in the middle of a batch can come back,
         # with another meaning, in the same batch; and no hook runs inside another.
         channel.reactor.finish_soon(channel)

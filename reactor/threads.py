@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from .errors import LocalError
@@ -48,11 +49,12 @@ class ThreadPool:
             thread.start()
 
     def close(self, timeout: float = 1.0) -> None:
-        """End the threads that have nothing to do; wait `timeout` seconds at most for each of the others."""
+        """End the threads; wait for those that are at work, `timeout` seconds at most for all together."""
         for _ in self._threads:
             self._jobs.put(None)
+        deadline = time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(timeout)
+            thread.join(max(deadline - time.monotonic(), 0))
         self._threads.clear()
 
     def _work(self) -> None:

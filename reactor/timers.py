@@ -56,12 +56,13 @@ class TimerQueue:
         latest: the sequence number of the timer that was set last.
     """
 
-    __slots__ = ("_cancelled", "_heap", "latest", "next_due")
+    __slots__ = ("_cancelled", "_heap", "_now", "latest", "next_due")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._cancelled = 0
         self.latest = 0
+        self._now = -math.inf
         self.next_due = math.inf
 
     def __len__(self) -> int:
@@ -104,16 +105,18 @@ class TimerQueue:
             latest: what the attribute `latest` was; a timer that was set after that is not taken.
         """
         if self.next_due > now or self._heap[0][1] > latest:
+            self._now = -math.inf
             return None
-        deadline, _, timer = heapq.heappop(self._heap)
+        self._now = now
+        _, _, timer = heapq.heappop(self._heap)
+        deadline = timer.deadline
         callback, args = timer.callback, timer.args
         assert callback is not None
         if timer.interval is None:
             timer.callback = None
             timer.args = ()
         else:
-            missed = math.floor((now - deadline) / timer.interval)
-            timer.deadline = deadline + (missed + 1) * timer.interval
+            timer.deadline = next_run(deadline, timer.interval, now)
             self._push(timer)
         self._settle()
         return callback, args
@@ -139,8 +142,10 @@ class TimerQueue:
 
     def _push(self, timer: Timer) -> None:
         self.latest += 1
-        heapq.heappush(self._heap, (timer.deadline, self.latest, timer))
-        self.next_due = min(self.next_due, timer.deadline)
+        # One that a due timer sets for the past stands behind all that are due in this pass.
+        due = max(timer.deadline, self._now)
+        heapq.heappush(self._heap, (due, self.latest, timer))
+        self.next_due = min(self.next_due, due)
 
     def _settle(self) -> None:
         """Have a timer at the top of the heap, not a shell."""
@@ -151,12 +156,22 @@ class TimerQueue:
         self.next_due = heap[0][0] if heap else math.inf
 
 
+def next_run(deadline: float, interval: float, now: float) -> float:
+    """Return the first of ``deadline + n * interval`` that lies after `now`, as well as a float can say it."""
+    missed = (now - deadline) // interval
+    for runs in (missed + 1, missed + 2):  # rounding can put the first of them at `now` itself
+        following = deadline + runs * interval
+        if now < following < math.inf:
+            return following
+    return math.nextafter(now, math.inf)  # the interval is shorter than the clock can tell
+
+
 class Expiring(Protocol):
     """What can have a deadline: a channel."""
 
-    deadline: DeadlineGroup | None
+    _deadline_group: DeadlineGroup | None
 
-    def expire(self) -> None:
+    def _expire(self) -> None:
         """The deadline has passed."""
 
 
@@ -173,7 +188,7 @@ class DeadlineGroup:
 
     def leave(self, owner: Expiring) -> None:
         """The deadline of `owner` does not count any more."""
-        owner.deadline = None
+        owner._deadline_group = None
         del self.members[owner]
         if not self.members and self._deadlines.groups.get(self.due) is self:
             self.timer.cancel()
@@ -197,9 +212,9 @@ class Deadlines:
         self._clock = clock
 
     def set(self, owner: Expiring, timeout: float | None) -> None:
-        """Have `owner.expire` called after `timeout` seconds; None takes back what was set before."""
-        if owner.deadline is not None:
-            owner.deadline.leave(owner)
+        """Have `owner._expire` called after `timeout` seconds; None takes back what was set before."""
+        if owner._deadline_group is not None:
+            owner._deadline_group.leave(owner)
         if timeout is None:
             return
         grain = timeout / self.GRAINS
@@ -208,12 +223,19 @@ class Deadlines:
         if group is None:
             group = self.groups[due] = DeadlineGroup(self, due)
         group.members[owner] = None
-        owner.deadline = group
+        owner._deadline_group = group
 
     def expire(self, group: DeadlineGroup) -> None:
         """Tell all members of `group`; one of them may well take others out of it."""
-        del self.groups[group.due]
-        for owner in list(group.members):
-            if owner.deadline is group:
-                owner.deadline = None
-                owner.expire()
+        members = group.members
+        try:
+            for owner in list(members):
+                if owner._deadline_group is group:
+                    del members[owner]
+                    owner._deadline_group = None
+                    owner._expire()
+        finally:
+            if members:  # Ctrl-C came in between: the others are still due
+                group.timer = self.timers.add(group.due, self.expire, (group,))
+            else:
+                self.groups.pop(group.due, None)

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import reactor
-from reactor.connecting import interleave, numeric
+from reactor.addresses import numeric
+from reactor.connecting import interleave
 from tests.conftest import KEY, Accepting, RecordingConnection, RecordingStream, run_until
 
 Resolver = Callable[..., list[Any]]
