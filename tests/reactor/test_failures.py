@@ -1919,16 +1919,17 @@ def test_control_bytes_of_a_peer_make_one_bounded_line_in_the_log(
 
 
 def test_control_bytes_in_the_name_of_a_peer_stay_on_one_line(
-    loop: reactor.Reactor, serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    loop: reactor.Reactor, serve: Serve, socket_path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = serve(loop, RecordingConnection, authkey=KEY)
-    path = str(tmp_path / "evil\nERROR root \x1b[31m logged in")
+    path = f"{socket_path}\nERROR root \x1b[31m logged in"
     with socket.socket(socket.AF_UNIX) as client:
         client.bind(path)
         client.connect(server.listener.address)
         client.sendall(b"\0\0\0\0")
         client.setblocking(False)
         receive(loop, client)
+    os.unlink(path)
     (record,) = caplog.records
     assert record.getMessage().isprintable()
 
