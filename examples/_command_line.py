@@ -90,7 +90,7 @@ def printable(text: str) -> str:
 def serve(listener: reactor.Listener, key_file: Path) -> None:
     """Say where `listener` listens, and run the loop until SIGTERM or Ctrl-C."""
     logging.basicConfig(format="%(asctime)s %(message)s")
-    reactor.shutdown_on_signal(grace=GRACE)
+    reactor.shutdown_on_signal(signal.SIGTERM, signal.SIGINT, grace=GRACE)
     print(f"listening on {reactor.format_address(listener.address)}\nthe key is in {key_file}", flush=True)
     reactor.loop()
 

@@ -73,6 +73,7 @@ class HandshakeDecoder(FrameDecoder):
     __slots__ = ()
 
     minimum = 1
+    limit = "for the handshake"
     long_headers = False
 
 

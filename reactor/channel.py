@@ -37,6 +37,9 @@ class Origin:
         """Return what a connection of `codec` believes."""
         raise NotImplementedError
 
+    def _channel_ending(self, channel: Channel) -> None:
+        """This program has asked `channel` to close when all is sent."""
+
     def _progress(self) -> str:
         """Return how far a connect has come, in words."""
         return ""
@@ -214,6 +217,8 @@ class Channel:
 
     def close_when_done(self) -> None:
         """Close as soon as everything queued has been sent. What is pushed from now on is dropped."""
+        if self._origin is not None:
+            self._origin._channel_ending(self)
         self.state.drain(self, ClosedHere("closed by this program"))
 
     def pause_reading(self) -> None:
@@ -272,8 +277,8 @@ class Channel:
     def _opened(self) -> None:
         """Enter the open state and say so with `handle_open`."""
         reactor = self.reactor
-        if self._origin is not None:
-            self._origin._channel_opened(self)
+        assert self._origin is not None
+        self._origin._channel_opened(self)
         self._set_deadline(self.limits.idle_timeout)
         queue = self._output
         if not queue:
@@ -362,6 +367,9 @@ class Channel:
 
     def _hook_failed(self, error: Exception) -> None:
         """Tell `handle_error`; what that raises is logged and closes the channel."""
+        if isinstance(error, RemoteError) and error.peer is None:
+            self._fail(error)  # raised inside a hook, but the peer's doing all the same
+            return
         try:
             self.handle_error(error)
         except Exception as second:
@@ -378,7 +386,6 @@ class Channel:
         """The batch in which the channel was closed is over: give the descriptor back, and say so."""
         reason = self._reason
         del self._reason
-        self.reactor.forget(self)
         if self.socket is not None:
             try:
                 self.socket.close()
@@ -391,3 +398,4 @@ class Channel:
         finally:
             if origin is not None:
                 origin._channel_closed(self, reason)
+            self.reactor.forget(self, reason)

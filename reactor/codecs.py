@@ -73,8 +73,9 @@ class RestrictedPickle:
     """Pickle that loads nothing but plain values and the globals that are named here.
 
     Arguments:
-        allowed: classes and functions, or their names as ``"module.name"``. Allow nothing that
-            runs what it is given: each of them may be called with arguments that the peer chose.
+        allowed: classes and functions, or their names as ``"module.name"``. Allow nothing that runs what
+            it is given: each of them may be called with arguments that the peer chose. A pickle can
+            also set attributes of what is allowed, of the class itself too: allow nothing of which that matters.
 
     Raises:
         LocalError: a name has no module in front.

@@ -142,9 +142,12 @@ class Connector(Origin):
         self._attempts: set[Attempt] = set()
         self._resolving: ThreadCall | None = None
         self._timer: Timer | None = None
+        self._ended = False
 
     def start(self) -> None:
         """Resolve the name, if there is one, and begin to try."""
+        if not self._is_wanted():
+            return
         channel = self._channel
         channel._set_deadline(channel.limits.connect_timeout)
         endpoint = numeric(self._request.endpoint)
@@ -166,6 +169,9 @@ class Connector(Origin):
     def attempt_ended(self, attempt: Attempt, number: int) -> None:
         """The connect of `attempt` ended with this error number; 0 is success."""
         self._attempts.discard(attempt)
+        if not self._is_wanted():
+            attempt.close()
+            return
         if number == 0:
             self._connected(attempt.take_socket(), attempt.peer)
             return
@@ -182,13 +188,16 @@ class Connector(Origin):
     def _channel_opened(self, channel: Channel) -> None:
         self._failures = 0
 
+    def _channel_ending(self, channel: Channel) -> None:
+        self._ended = True
+
     def _progress(self) -> str:
         return "; ".join(["tried", *self._causes]) if self._causes else "no address has answered"
 
     def _channel_closed(self, channel: Channel, reason: ReactorError) -> None:
         self._stop()
         backoff = self._request.backoff
-        if backoff is None or isinstance(reason, ClosedHere) or self._reactor.is_shutting_down:
+        if backoff is None or self._ended or isinstance(reason, ClosedHere) or self._reactor.is_shutting_down:
             return
         if backoff.attempts is not None and self._failures >= backoff.attempts:
             return
@@ -197,13 +206,21 @@ class Connector(Origin):
         connector._timer = self._reactor.call_later(delay, connector.start)
         channel.handle_reconnecting(successor, delay)
 
+    def _is_wanted(self) -> bool:
+        """Whether the channel still waits for a connection; it may have been closed in this very turn."""
+        return self._channel.state is self._channel._states["Connecting"]
+
     def _resolved(self, found: list[Any]) -> None:
         self._resolving = None
+        if not self._is_wanted():
+            return
         self._addresses.extend(interleave([(entry[0], entry[4]) for entry in found]))
         self._try_next()
 
     def _not_resolved(self, error: BaseException) -> None:
         self._resolving = None
+        if not self._is_wanted():
+            return
         self._causes.append(getattr(error, "strerror", None) or f"{type(error).__name__}: {error}")
         self._give_up("cannot resolve the name")
 
@@ -235,11 +252,9 @@ class Connector(Origin):
                 sock.close()
             self._failed(location, error.strerror or str(error))
             return None
-        if number == 0:
-            self._addresses.clear()
-            self._connected(sock, location)
-            return ATTEMPT_DELAY
-        if number in (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR) and family != FAMILIES.get("AF_UNIX"):
+        is_unix = family == FAMILIES.get("AF_UNIX")
+        if number in (0, errno.EINPROGRESS, errno.EINTR) or (number == errno.EWOULDBLOCK and not is_unix):
+            # Connected at once or not, the next turn finds it writable: handle_open comes before the first input.
             attempt = Attempt()
             attempt._connector = self
             attempt._attach(self._reactor, location, self._request.limits)

@@ -12,6 +12,7 @@ from operator import length_hint
 from typing import Any, ClassVar, Self
 
 from .authentication import ChallengeSpotter, Handshake
+from .binding import acknowledge_at_once
 from .channel import Channel, Origin
 from .codecs import Codec, Trust
 from .connecting import Connectable
@@ -164,7 +165,7 @@ class Authenticating(Preparing):
             return
         queue = channel._make_queue()
         queue.clear()
-        queue.append(channel._greeting + error.reply)
+        queue.put_first(channel._greeting + error.reply)  # which goes even into a queue that is sealed
         channel._reason = error
         become(channel, "drain")
 
@@ -231,6 +232,8 @@ class Connection(Connectable):
         data = self._trust.codec.dumps(message)
         if type(data) is str:  # from the module json, for example
             data = data.encode()
+        elif type(data) is not bytes:
+            data = memoryview(data).cast("B")
         if len(data) > JOINED:
             self._queue_large(data)
         else:
@@ -310,6 +313,10 @@ class Connection(Connectable):
     def _authenticated(self, trailing: bytes) -> None:
         """The handshake is done; `trailing` bytes came behind it."""
         self._handshake = None
+        if isinstance(self.peer, tuple):
+            # A client of the standard library writes its welcome, then its first message, without
+            # TCP_NODELAY: the message would wait 40 ms for the acknowledgement that Linux delays.
+            acknowledge_at_once(self.socket)
         self._decoder = FrameDecoder(self.limits.maximum_frame)
         if self._greeting:
             self._make_queue().put_first(self._greeting)

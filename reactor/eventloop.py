@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from .calls import Call, ThreadCall
-from .errors import ClosedReactorError, LocalError
+from .errors import ClosedReactorError, LocalError, ReactorError
 from .guards import SpinGuard, Watchdog
 from .shutdown import Shutdown
 from .signals import SignalHandlers
@@ -43,6 +43,8 @@ log = logging.getLogger("reactor")
 
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
+
+CLOSING_ROUNDS = 10
 
 LONGEST_WAIT = 86400.0
 """Seconds in one select; epoll_wait counts milliseconds in 31 bits, and longer timers still work."""
@@ -255,8 +257,10 @@ class Reactor:
         if self.is_closed:
             return
         if not isinstance(self._selector, ForkedSelector):
-            for channel in list(self.channels):
-                channel.close()
+            for _ in range(CLOSING_ROUNDS):  # a handle_close may make another channel
+                for channel in list(self.channels):
+                    channel.close()
+            self._finish_closed()
         self.channels.clear()
         self._soon.clear()
         self._timers.clear()
@@ -427,7 +431,7 @@ class Reactor:
         Only from the main thread.
 
         Arguments:
-            signums: by default SIGTERM and SIGINT, so that Ctrl-C is a clean end too.
+            signums: by default SIGTERM alone, so that Ctrl-C ends even a handler that hangs.
             grace: see `shutdown`.
         """
 
@@ -437,7 +441,7 @@ class Reactor:
             else:
                 self._shutdown.cut_off()
 
-        for signum in signums or (signal.SIGTERM, signal.SIGINT):
+        for signum in signums or (signal.SIGTERM,):
             self.on_signal(signum, asked)
 
     # For another event loop that hosts this one
@@ -476,8 +480,10 @@ class Reactor:
         """Change the interest in `fileobj`."""
         self._selector.modify(fileobj, interest, channel)
 
-    def forget(self, channel: Channel) -> None:
-        """`channel` is closed: it keeps the loop running no longer."""
+    def forget(self, channel: Channel, reason: ReactorError) -> None:
+        """`channel` is closed, for `reason`: it keeps the loop running no longer."""
+        if self._shutdown is not None:
+            self._shutdown.note(channel, reason)
         self.channels.pop(channel, None)
         self._spin_guard.forget(channel)
         self._look_after_shutdown()

@@ -68,6 +68,9 @@ class FrameDecoder:
     minimum: ClassVar[int] = 0
     """The smallest frame accepted, in bytes."""
 
+    limit: ClassVar[str] = "maximum_frame"
+    """What the log calls the limit."""
+
     long_headers: ClassVar[bool] = True
     """Whether the 64-bit form of the header is understood."""
 
@@ -165,7 +168,7 @@ class FrameDecoder:
 
     def _refusal(self, size: int, head: bytes) -> FrameError:
         if size > self.maximum:
-            message = f"a frame of {size} bytes is over the limit of {self.maximum} (maximum_frame)"
+            message = f"a frame of {size} bytes is over the limit of {self.maximum} ({self.limit})"
         elif size < 0:
             message = f"a frame cannot be {size} bytes long"
         else:

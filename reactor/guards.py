@@ -79,7 +79,6 @@ class Watchdog:
         self._threshold = threshold
         self._began: float | None = None
         self._loop_thread = 0
-        self._asleep = threading.Event()
         self._wanted = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None

@@ -36,7 +36,7 @@ class Limits:
     """The largest frame accepted from a peer. Memory grows with the bytes that came, not before."""
 
     high_water: int = 256 * KIB
-    """Above so many bytes waiting for a peer, reading from that peer pauses by itself."""
+    """Above so many bytes waiting for a peer that connected to us, reading from it pauses by itself."""
 
     low_water: int = 64 * KIB
     """Below so many bytes waiting, reading goes on and producers are pulled again."""
@@ -58,7 +58,7 @@ class Limits:
     """For a peer that takes no byte while something waits for it."""
 
     drain_timeout: float | None = 30.0
-    """For a closing channel to send what is queued."""
+    """For a closing channel whose peer takes no byte of what is queued."""
 
     linger_timeout: float | None = 2.0
     """For a closing channel that has sent everything to see the peer's end of stream."""

@@ -215,7 +215,7 @@ class Listener(Channel, Origin):
             progress = True
             if self._troubled:
                 self._troubled = False
-                log.info("%s: accepting again", self)
+                log.warning("%s: accepting again", self)
             try:
                 self._adopt(sock, peer)
             except Exception as error:
@@ -251,13 +251,11 @@ class Listener(Channel, Origin):
         self.state.relieved(self)
 
     def _finish(self) -> None:
-        self._give_back()
+        self._remove_file()
         super()._finish()
 
     def _adopt(self, sock: socket.socket, peer: Any) -> None:
         limits = self.limits
-        if self.connections >= limits.maximum_connections:
-            self._make_room("maximum_connections", limits.maximum_connections)
         if isinstance(peer, tuple):
             peer = (sys.intern(peer[0]), *peer[1:])  # of ten thousand connections few have a host of their own
             count = self._peers[peer[0]]
@@ -266,6 +264,8 @@ class Listener(Channel, Origin):
                 log.warning("%s: %s has %d connections (maximum_connections_per_peer); one more was refused",
                             self, format_address(peer), count)  # fmt: skip
                 return
+        if self.connections >= limits.maximum_connections:
+            self._make_room("maximum_connections", limits.maximum_connections)
         sock.setblocking(False)
         channel = self.factory()
         if not isinstance(channel, Channel):
@@ -295,7 +295,12 @@ class Listener(Channel, Origin):
     def _make_room(self, limit: str, value: int) -> None:
         """Close the peer that has been in the handshake for longest: silence must lock nobody out."""
         oldest, _ = self._unauthenticated.popitem(last=False)
-        oldest._fail(LimitError(f"not authenticated yet, and the next one needs the place: {value} ({limit})", limit))
+        if oldest.state is oldest._states["Authenticating"]:
+            oldest._fail(
+                LimitError(f"not authenticated yet, and the next one needs the place: {value} ({limit})", limit)
+            )
+        else:
+            oldest.close()  # refused already, and said so
 
     def _bind(
         self,
@@ -337,9 +342,11 @@ class Listener(Channel, Origin):
             raise LocalError(f"{factory.__name__} is no Connection: it has no use for an authkey or a codec")
 
     def _give_back(self) -> None:
-        # In this order: while the socket is open, the number of its file cannot come back as another's.
+        self._remove_file()
+        self.socket.close()
+
+    def _remove_file(self) -> None:
+        # While the socket is open, the number of its file cannot come back as another's: so it goes first.
         if self._file is not None:
             self._file.remove()
             self._file = None
-        if self.socket is not None:
-            self.socket.close()

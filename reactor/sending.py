@@ -142,6 +142,9 @@ class Sending(Preparing):
         else:
             channel._fail(DeadlineError(f"the peer {what} for {timeout:g} s ({limit})", limit))
 
+    def pause(self, channel: Channel) -> None:
+        """The peer has sent its last byte, or nothing is delivered any more: there is nothing to pause."""
+
     def drain(self, channel: Channel, reason: ReactorError) -> None:
         channel._reason = reason
         become(channel, "drain")
@@ -189,7 +192,11 @@ class Open(Sending):
         super().pressed(channel)
 
     def throttle(self, channel: Channel) -> None:
-        become(channel, "throttle")
+        # Not on the side that connected: if both sides stopped reading, both would wait for ever. The
+        # server protects itself from its clients; a client's queue has maximum_output.
+        assert channel._origin is not None
+        if channel._origin._role == "listener":
+            become(channel, "throttle")
 
     def pause(self, channel: Channel) -> None:
         become(channel, "pause")
@@ -212,9 +219,6 @@ class Throttled(Sending):
 
 class Paused(Sending):
     name = "Paused"
-
-    def pause(self, channel: Channel) -> None:
-        """It is paused already."""
 
     def resume(self, channel: Channel) -> None:
         become(channel, "resume")
@@ -244,7 +248,9 @@ class Closing(Sending):
 
     def enter(self, channel: Channel) -> None:
         channel._held = None
-        channel._make_queue().seal()
+        queue = channel._make_queue()
+        queue.seal()
+        queue.taken_at = channel.reactor.clock()
         channel._set_deadline(channel.limits.drain_timeout)
         channel.reactor.flush_soon(channel)
 
@@ -282,11 +288,16 @@ class Closing(Sending):
         return channel.limits.drain_timeout
 
     def expired(self, channel: Channel) -> None:
-        if channel._output:
-            timeout = channel.limits.drain_timeout
+        queue = channel._output
+        timeout = channel.limits.drain_timeout
+        if isinstance(queue, OutputQueue) and timeout is not None:
+            left = queue.taken_at + timeout - channel.reactor.clock()
+            if left > 0:  # slow, but it takes something
+                channel._set_deadline(left)
+                return
             channel._fail(
                 DeadlineError(
-                    f"cut off with {channel.output_size} bytes unsent after {timeout:g} s (drain_timeout)",
+                    f"took none of what waits for it ({queue.size} bytes and more) for {timeout:g} s (drain_timeout)",
                     "drain_timeout",
                 )
             )

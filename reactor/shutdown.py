@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from .errors import ClosedHere, DeadlineError, PeerClosed, ReactorError
+
 if TYPE_CHECKING:
+    from .channel import Channel
     from .eventloop import Reactor
 
 log = logging.getLogger("reactor")
@@ -15,7 +18,7 @@ class Shutdown:
     """A shutdown under way.
 
     Attributes:
-        cut: the names of the peers that were cut off while something waited for them.
+        cut: the channels that did not come to a good end, by their class and peer.
         is_complete: whether all channels are closed; the loop then returns.
     """
 
@@ -30,16 +33,23 @@ class Shutdown:
         for channel in list(self._reactor.channels):
             channel.state.shutdown(channel)
 
+    def note(self, channel: Channel, reason: ReactorError) -> None:
+        """`channel` is closed: was it cut off?"""
+        if not isinstance(reason, ClosedHere | PeerClosed):
+            self.cut.append(channel._name)
+
     def complete(self) -> None:
         """The last channel is gone."""
         self.is_complete = True
         self._timer.cancel()
-        self._reactor.stop()
+        if self._reactor.is_running:
+            self._reactor.stop()
 
     def cut_off(self) -> None:
         """Close whoever is left, now."""
         for channel in list(self._reactor.channels):
-            if channel.output_size:
-                self.cut.append(str(channel))
-                log.warning("%s: cut off at shutdown, %d bytes unsent", channel, channel.output_size)
-            channel.close()
+            if channel._output:
+                log.warning("%s: cut off at shutdown with output unsent", channel)
+                channel.close(DeadlineError("cut off at shutdown", "grace"))
+            else:
+                channel.close()

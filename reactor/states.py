@@ -152,6 +152,9 @@ class State:
 class New(State):
     """Made, and not yet given to anything: there is nothing to do, and nothing to close."""
 
+    def pressed(self, channel: Channel) -> None:
+        """What is pushed in front of everything waits; the limit is looked at when the channel connects."""
+
     def close(self, channel: Channel, reason: ReactorError) -> None:
         if channel._is_attached:
             super().close(channel, reason)

@@ -441,7 +441,7 @@ def test_shutdown_drains_and_reports_whom_it_cut(loop: reactor.Reactor, caplog: 
         loop.loop(timeout=20)
         assert reader.recv(100) == b"last words"
     assert isinstance(good.of("close")[0], reactor.ClosedHere)
-    assert shutdown.cut == [f"RecordingStream with 127.0.0.1:{bad.peer[1]} (Closing)"]
+    assert shutdown.cut == [f"RecordingStream with 127.0.0.1:{bad.peer[1]}"]
     assert "cut off at shutdown" in caplog.text
     assert not loop.channels
 
