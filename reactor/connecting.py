@@ -142,7 +142,7 @@ class Connector(Origin):
         self._attempts: set[Attempt] = set()
         self._resolving: ThreadCall | None = None
         self._timer: Timer | None = None
-        self._ended = False
+        self._backoff = request.backoff
 
     def start(self) -> None:
         """Resolve the name, if there is one, and begin to try."""
@@ -189,15 +189,15 @@ class Connector(Origin):
         self._failures = 0
 
     def _channel_ending(self, channel: Channel) -> None:
-        self._ended = True
+        self._backoff = None
 
     def _progress(self) -> str:
         return "; ".join(["tried", *self._causes]) if self._causes else "no address has answered"
 
     def _channel_closed(self, channel: Channel, reason: ReactorError) -> None:
         self._stop()
-        backoff = self._request.backoff
-        if backoff is None or self._ended or isinstance(reason, ClosedHere) or self._reactor.is_shutting_down:
+        backoff = self._backoff
+        if backoff is None or isinstance(reason, ClosedHere) or self._reactor.is_shutting_down:
             return
         if backoff.attempts is not None and self._failures >= backoff.attempts:
             return
