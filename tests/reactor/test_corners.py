@@ -632,3 +632,63 @@ def test_refused_peer_is_told_although_we_are_closing_already(loop: reactor.Reac
         run_until(loop, lambda: accepted.channels[0].state.name == "Closing")
         loop.poll(0)
         assert client.recv(4096).endswith(b"#FAILURE#")
+
+
+def test_file_of_a_socket_is_left_to_the_process_that_bound_it(
+    loop: reactor.Reactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s"
+    listener = reactor.Listener(str(path), RecordingStream, reactor=loop)
+    child = os.getpid() + 1
+    monkeypatch.setattr(binding.os, "getpid", lambda: child)
+    listener.close()
+    assert path.exists()
+
+
+def test_peer_for_which_many_files_wait_is_not_read_from(loop: reactor.Reactor, pair: Any, tmp_path: Path) -> None:
+    channel, client = pair
+    (tmp_path / "file").write_bytes(bytes(100_000))
+    for _ in range(17):
+        channel.push(open(tmp_path / "file", "rb"))
+    assert channel.state.name == "Throttled"
+    received = 0
+    while received < 1_700_000:
+        loop.poll(0)
+        received += len(client.recv(1 << 20))
+    run_until(loop, lambda: channel.state.name == "Open")
+
+
+def test_last_address_that_fails_leaves_the_others_their_time() -> None:
+    with socket.socket() as listening, socket.socket() as free:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        free.bind(("127.0.0.1", 0))
+        filling = [socket.socket() for _ in range(4)]
+        for sock in filling:
+            sock.setblocking(False)
+            sock.connect_ex(listening.getsockname())
+        found = [socket.getaddrinfo(*sock.getsockname(), 0, socket.SOCK_STREAM)[0] for sock in (listening, free)]
+        with reactor.Reactor(resolver=lambda *args: found) as loop:
+            limits = reactor.Limits(connect_timeout=0.5)
+            client = RecordingStream.connect(("name", 1), limits=limits, reactor=loop)
+            loop.loop(timeout=10)
+        (reason,) = client.of("close")
+        assert isinstance(reason, reactor.DeadlineError)
+        assert "Connection refused" in str(reason)
+        for sock in filling:
+            sock.close()
+
+
+def test_reset_of_a_stream_is_told(loop: reactor.Reactor, pair: Any) -> None:
+    channel, client = pair
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+    run_until(loop, lambda: channel.of("close"))
+    assert isinstance(channel.of("close")[0], reactor.ConnectionLost)
+
+
+def test_copy_without_signals_is_left_alone_too() -> None:
+    loop = reactor.Reactor()
+    eventloop._abandon_after_fork()
+    loop.close()
+    assert loop.is_closed
