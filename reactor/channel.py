@@ -396,6 +396,8 @@ class Channel:
         try:
             self.handle_close(reason)
         finally:
-            if origin is not None:
-                origin._channel_closed(self, reason)
-            self.reactor.forget(self, reason)
+            try:
+                if origin is not None:
+                    origin._channel_closed(self, reason)  # which may call the user's factory, for a successor
+            finally:
+                self.reactor.forget(self, reason)

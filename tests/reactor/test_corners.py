@@ -692,3 +692,16 @@ def test_copy_without_signals_is_left_alone_too() -> None:
     eventloop._abandon_after_fork()
     loop.close()
     assert loop.is_closed
+
+
+def test_factory_that_fails_to_make_a_successor_does_not_keep_the_loop(
+    loop: reactor.Reactor, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        address = sock.getsockname()
+    channels = [RecordingStream()]
+    reactor.connect(address, channels.pop, reconnect=reactor.Backoff(first=0.01), reactor=loop)
+    loop.loop(timeout=5)
+    assert loop.is_idle()
+    assert "IndexError" in caplog.text
