@@ -79,7 +79,7 @@ def bind_unix(endpoint: Endpoint, make_socket: SocketFactory, backlog: int) -> s
         sock.setblocking(False)
         sock.listen(backlog)
     except BaseException:
-        sock.close()
+        close_socket(sock)
         raise
     return sock
 
@@ -94,7 +94,7 @@ def bind_inet(
         AddressError: the name means no address of this machine.
         OSError: the operating system refused, a port below 1024 for example.
     """
-    family, location, both = _inet_location(endpoint, resolver)
+    family, location, both = _inet_location(endpoint, make_socket, resolver)
     sock = make_socket(family, socket.SOCK_STREAM)
     try:
         if os.name == "posix":  # on Windows it would let others bind the same port
@@ -108,9 +108,15 @@ def bind_inet(
         sock.setblocking(False)
         sock.listen(backlog)
     except BaseException:
-        sock.close()
+        close_socket(sock)
         raise
     return sock
+
+
+def close_socket(sock: Any) -> None:
+    """Close `sock`, whatever it reports: a reset on BSD, an input/output error. The descriptor is gone all the same."""
+    with contextlib.suppress(OSError):
+        sock.close()
 
 
 def set_stream_options(sock: socket.socket) -> None:
@@ -133,10 +139,10 @@ def acknowledge_at_once(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
-def _inet_location(endpoint: Endpoint, resolver: Resolver) -> tuple[int, Any, bool]:
+def _inet_location(endpoint: Endpoint, make_socket: SocketFactory, resolver: Resolver) -> tuple[int, Any, bool]:
     host, port = endpoint.location[:2]
     if not host:
-        if endpoint.family == socket.AF_INET or not socket.has_dualstack_ipv6():
+        if endpoint.family == socket.AF_INET or not _has_both(make_socket):
             return socket.AF_INET, ("0.0.0.0", port), False
         return socket.AF_INET6, ("::", port), endpoint.family == socket.AF_UNSPEC
     known = numeric(endpoint)
@@ -149,6 +155,16 @@ def _inet_location(endpoint: Endpoint, resolver: Resolver) -> tuple[int, Any, bo
     # IPv4 first: a client of the standard library that says 'localhost' tries nothing else.
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     return found[0][0], found[0][4], False
+
+
+def _has_both(make_socket: SocketFactory) -> bool:
+    """Return whether one socket can serve IPv4 and IPv6, as `socket.has_dualstack_ipv6` finds it out."""
+    try:
+        with make_socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    except OSError:
+        return False
+    return True
 
 
 def _bind(sock: socket.socket, endpoint: Endpoint) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from .addresses import format_address
+from .binding import close_socket
 from .codecs import Codec, Trust
 from .errors import ClosedHere, ConnectionLost, HookError, PeerClosed, ReactorError, RemoteError, StateError
 from .limits import DEFAULT_LIMITS, Limits
@@ -295,13 +296,22 @@ class Channel:
         before = self._interest
         if interest == before:
             return
-        if not before:
-            self.reactor.register(self.socket, interest, self)
-        elif not interest:
-            self.reactor.unregister(self.socket)
+        try:
+            if not before:
+                self.reactor.register(self.socket, interest, self)
+            elif not interest:
+                self.reactor.unregister(self.socket)
+            else:
+                self.reactor.modify(self.socket, interest, self)
+        except OSError as error:  # no memory, or over the number that a user may watch (epoll_ctl(2))
+            self._cannot_watch(error)
         else:
-            self.reactor.modify(self.socket, interest, self)
-        self._interest = interest
+            self._interest = interest
+
+    def _cannot_watch(self, error: OSError) -> None:
+        """The selector has refused the socket, perhaps in the middle of a transition: the channel fails after that."""
+        lost = ConnectionLost(f"the system cannot watch it any more: {error.strerror}", error.errno)
+        self.reactor.hook_soon(self, self._fail, lost)
 
     def _set_deadline(self, timeout: float | None) -> None:
         """Have the state told when `timeout` seconds have passed; this replaces the deadline before it."""
@@ -387,10 +397,7 @@ class Channel:
         reason = self._reason
         del self._reason
         if self.socket is not None:
-            try:
-                self.socket.close()
-            except OSError:
-                pass  # BSD reports a reset here; the descriptor is gone all the same
+            close_socket(self.socket)
             self.socket = None
         origin, self._origin = self._origin, None
         try:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
 from .addresses import FAMILIES, Address, Endpoint, format_address, numeric, parse_address
-from .binding import set_stream_options
+from .binding import close_socket, set_stream_options
 from .calls import ThreadCall
 from .channel import Channel, Origin
 from .codecs import Codec, Trust
@@ -27,8 +27,12 @@ from .timers import Timer
 ATTEMPT_DELAY = 0.25
 """Seconds from one attempt to the next while none has failed (RFC 8305, section 5)."""
 
-UNIX_RETRY = 0.05
-"""Seconds until the next try when a Unix listener's backlog is full: Linux says EAGAIN and queues nobody."""
+IN_PROGRESS = {0, errno.EINPROGRESS, errno.EINTR}
+"""What connect says when it has succeeded, or goes on by itself."""
+
+RETRY_DELAY = 0.05
+"""Seconds until the next try when connect says EAGAIN, and goes on with nothing: on Linux the backlog of
+a Unix listener is full, or the routing cache is."""
 
 AnyChannel = TypeVar("AnyChannel", bound=Channel)
 
@@ -74,7 +78,10 @@ class Trying(State):
 
     def writable(self, channel: Channel) -> bool:
         assert isinstance(channel, Attempt)
-        number = channel.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        try:
+            number = channel.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        except OSError as error:  # macOS, where the peer has reset already
+            number = error.errno or errno.ECONNRESET
         if number == 0 and not is_connected(channel.socket):
             return False  # woken for nothing: neither an error nor a connection
         channel._connector.attempt_ended(channel, number)
@@ -88,6 +95,9 @@ class Attempt(Channel):
 
     _states: ClassVar[Mapping[str, State]] = {**STATES, "Connecting": Trying()}
     _connector: Connector
+
+    def _cannot_watch(self, error: OSError) -> None:
+        self.reactor.hook_soon(self, self._connector.attempt_ended, self, error.errno)
 
     def take_socket(self) -> Any:
         """Hand out the socket, which is connected; what remains of the attempt closes."""
@@ -139,7 +149,7 @@ class Connector(Origin):
         self._failures = failures
         self._reactor = request.reactor
         self._addresses: deque[tuple[int, Any]] = deque()
-        self._attempts: set[Attempt] = set()
+        self._attempts: dict[Attempt, None] = {}  # in their order, so that runs repeat
         self._resolving: ThreadCall | None = None
         self._timer: Timer | None = None
         self._backoff = request.backoff
@@ -168,7 +178,7 @@ class Connector(Origin):
 
     def attempt_ended(self, attempt: Attempt, number: int) -> None:
         """The connect of `attempt` ended with this error number; 0 is success."""
-        self._attempts.discard(attempt)
+        self._attempts.pop(attempt, None)
         if not self._is_wanted():
             attempt.close()
             return
@@ -249,23 +259,28 @@ class Connector(Origin):
             number = sock.connect_ex(location)
         except OSError as error:  # out of descriptors; no such family; a path that is too long
             if sock is not None:
-                sock.close()
+                close_socket(sock)
             self._failed(location, error.strerror or str(error))
             return None
-        is_unix = family == FAMILIES.get("AF_UNIX")
-        if number in (0, errno.EINPROGRESS, errno.EINTR) or (number == errno.EWOULDBLOCK and not is_unix):
+        if number in IN_PROGRESS:
             # Connected at once or not, the next turn finds it writable: handle_open comes before the first input.
             attempt = Attempt()
             attempt._connector = self
             attempt._attach(self._reactor, location, self._request.limits)
             attempt.socket = sock
-            self._attempts.add(attempt)
-            become(attempt, "connect")
+            self._attempts[attempt] = None
+            try:
+                become(attempt, "connect")
+            except LocalError as error:  # the descriptor is too large for select
+                self._failed(location, str(error))
+                del self._attempts[attempt]
+                attempt.close()
+                return None
             return ATTEMPT_DELAY
-        sock.close()
+        close_socket(sock)
         if number == errno.EAGAIN:
             self._addresses.append((family, location))
-            return UNIX_RETRY
+            return RETRY_DELAY
         self._failed(location, os.strerror(number))
         return None
 
@@ -276,7 +291,7 @@ class Connector(Origin):
         self._stop()
         channel = self._channel
         channel.socket = sock
-        if isinstance(location, tuple) and sock.getsockname() == location:
+        if isinstance(location, tuple) and is_connected_with_itself(sock, location):
             # A port of our own that was free a moment ago: TCP connected the socket with itself.
             self._failed(location, os.strerror(errno.ECONNREFUSED))
             self._give_up("cannot connect")
@@ -357,6 +372,14 @@ def is_connected(sock: Any) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_connected_with_itself(sock: Any, location: Any) -> bool:
+    """Return whether `sock`, which is connected to `location`, has that address itself."""
+    try:
+        return bool(sock.getsockname() == location)
+    except OSError:
+        return False  # whatever is wrong with it, the next call will say
 
 
 def interleave(addresses: list[tuple[int, Any]]) -> list[tuple[int, Any]]:

@@ -24,6 +24,13 @@ def get_reactor() -> Reactor:
     return reactor
 
 
+def use_reactor(reactor: Reactor | None) -> Reactor | None:
+    """Make `reactor` the default one of this thread, and return the one before it; None for either is "none yet"."""
+    before: Reactor | None = getattr(_of_thread, "reactor", None)
+    _of_thread.reactor = reactor
+    return before
+
+
 @atexit.register
 def _close_all() -> None:
     for reactor in list(_all):

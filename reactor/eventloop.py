@@ -31,7 +31,7 @@ from .errors import ClosedReactorError, LocalError, ReactorError
 from .guards import SpinGuard, Watchdog
 from .shutdown import Shutdown
 from .signals import SignalHandlers
-from .threads import ThreadPool
+from .threads import ThreadPool, Threads
 from .timers import Deadlines, Timer, TimerQueue
 from .tombstones import ClosedSelector, ForkedSelector
 from .wakeup import SocketPairWaker, Waker
@@ -48,6 +48,9 @@ CLOSING_ROUNDS = 10
 
 LONGEST_WAIT = 86400.0
 """Seconds in one select; epoll_wait counts milliseconds in 31 bits, and longer timers still work."""
+
+SENDFILE: Callable[[int, int, int, int], int] | None = getattr(os, "sendfile", None)
+"""Not every POSIX system has it."""
 
 _reactors: weakref.WeakSet[Reactor] = weakref.WeakSet()
 
@@ -87,7 +90,8 @@ class Reactor:
         resolver: resolves names, as `socket.getaddrinfo` does; called on a thread.
         random: gives so many random bytes, as `os.urandom` does.
         waker: wakes the loop from other threads; by default a socket pair.
-        threads: the largest number of threads for `run_in_thread`.
+        threads: the largest number of threads for `run_in_thread`, or what runs its functions instead.
+        sendfile: sends a piece of a file, as `os.sendfile` does; None where the system has no such call.
         slow_handler: report with its stack whatever holds the loop longer than so many seconds;
             None does not watch. Watching takes one thread, which sleeps while the loop does.
     """
@@ -101,13 +105,15 @@ class Reactor:
         resolver: Callable[..., list[Any]] = socket.getaddrinfo,
         random: Callable[[int], bytes] = os.urandom,
         waker: Waker | None = None,
-        threads: int = 8,
+        threads: int | Threads = 8,
+        sendfile: Callable[[int, int, int, int], int] | None = SENDFILE,
         slow_handler: float | None = None,
     ) -> None:
         self.clock = clock
         self.socket_factory = socket_factory
         self.resolver = resolver
         self.random = random
+        self.sendfile = sendfile
         self.now = clock()
         self.turns = 0
         self.channels: dict[Channel, None] = {}  # a dictionary keeps the order, so that runs repeat
@@ -123,8 +129,8 @@ class Reactor:
         self._waker = waker if waker is not None else SocketPairWaker()
         self._selector.register(self._waker, READ, _WakeupChannel(self))
         self._resumed: dict[Channel, None] = {}
-        self._thread_count = threads
-        self._threads: ThreadPool | None = None
+        self._thread_count = threads if isinstance(threads, int) else 0
+        self._threads: Threads | None = None if isinstance(threads, int) else threads
         self._thread_calls = 0
         self._signals = SignalHandlers(self._waker, weakref.WeakMethod(self.call_threadsafe))
         self._shutdown: Shutdown | None = None

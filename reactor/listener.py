@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from .addresses import Address, Endpoint, family_name, format_address, parse_address
-from .binding import SocketFile, bind_inet, bind_unix, fastest_endpoint, set_stream_options
+from .binding import SocketFile, bind_inet, bind_unix, close_socket, fastest_endpoint, set_stream_options
 from .channel import Channel, Origin
 from .codecs import Codec, Trust
 from .defaults import get_reactor
@@ -219,7 +219,7 @@ class Listener(Channel, Origin):
             try:
                 self._adopt(sock, peer)
             except Exception as error:
-                sock.close()
+                close_socket(sock)
                 self._hook_failed(error)
             if self.state is not self._states["Listening"]:  # handle_accepted closed or paused it
                 return True
@@ -260,7 +260,7 @@ class Listener(Channel, Origin):
             peer = (sys.intern(peer[0]), *peer[1:])  # of ten thousand connections few have a host of their own
             count = self._peers[peer[0]]
             if count >= limits.maximum_connections_per_peer:
-                sock.close()
+                close_socket(sock)
                 log.warning("%s: %s has %d connections (maximum_connections_per_peer); one more was refused",
                             self, format_address(peer), count)  # fmt: skip
                 return
@@ -291,6 +291,13 @@ class Listener(Channel, Origin):
             log.error("%s: accept failed: %s; trying every %g s", self, error.strerror, PAUSE_AFTER_ERROR)
         become(self, "pause")
         self._set_deadline(PAUSE_AFTER_ERROR)
+
+    def _cannot_watch(self, error: OSError) -> None:
+        self.reactor.hook_soon(self, self._rest_unwatched, error)
+
+    def _rest_unwatched(self, error: OSError) -> None:
+        if self.state is self._states["Listening"]:  # nobody has paused it meanwhile
+            self._rest(error)
 
     def _make_room(self, limit: str, value: int) -> None:
         """Close the peer that has been in the handshake for longest: silence must lock nobody out."""
@@ -343,7 +350,7 @@ class Listener(Channel, Origin):
 
     def _give_back(self) -> None:
         self._remove_file()
-        self.socket.close()
+        close_socket(self.socket)
 
     def _remove_file(self) -> None:
         # While the socket is open, the number of its file cannot come back as another's: so it goes first.

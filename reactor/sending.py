@@ -96,7 +96,7 @@ class Sending(Preparing):
         sent: int
         try:
             if file is not None:
-                sent = send_file(channel.socket, file)
+                sent = send_file(channel, file)
                 file.advance(sent)
                 return sent
             buffers = queue.next_buffers()
@@ -308,15 +308,18 @@ class Closing(Sending):
         """It drains already."""
 
 
-def send_file(sock: socket.socket, file: FileSlice) -> int:
+def send_file(channel: Channel, file: FileSlice) -> int:
     """Send a piece of `file`, from kernel to kernel where that is possible; return how many bytes."""
     source = file.file.fileno()
-    try:
-        return os.sendfile(sock.fileno(), source, file.offset, min(file.size, BYTES_PER_CALL))
-    except OSError as error:
-        if error.errno not in NO_SENDFILE:
-            raise
-    return sock.send(os.pread(source, min(file.size, CHUNK), file.offset))
+    sendfile = channel.reactor.sendfile
+    if sendfile is not None:
+        try:
+            return sendfile(channel.socket.fileno(), source, file.offset, min(file.size, BYTES_PER_CALL))
+        except OSError as error:
+            if error.errno not in NO_SENDFILE:
+                raise
+    sent: int = channel.socket.send(os.pread(source, min(file.size, CHUNK), file.offset))
+    return sent
 
 
 STATES: dict[str, State] = {

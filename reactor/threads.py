@@ -10,10 +10,19 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from .errors import LocalError
 
 MAXIMUM_WAITING = 10_000
+
+
+class Threads(Protocol):
+    """Where functions run that may block."""
+
+    def submit(self, job: Callable[[], None]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class ThreadPool:

@@ -1,0 +1,448 @@
+"""The witness: holds what channels, queues and timers do against what they promise, while a simulation runs.
+
+Each channel that is attached to a simulated reactor gets a subclass of its own class: in front of the user's
+methods stands what notes which hooks the engine calls, behind them what notes which bytes they queue. The
+engine's code runs unchanged in between.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import math
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..channel import Channel
+from ..connecting import Attempt
+from ..connection import JOINED, Connection, cut
+from ..errors import ReactorError
+from ..framing import SHORT
+from ..listener import Listener
+from ..producers import FileSlice, OutputQueue, Producer
+from ..timers import Timer, TimerQueue
+from .hosts import Host
+
+if TYPE_CHECKING:
+    from ..eventloop import Reactor
+    from .world import World
+
+
+class Part:
+    """A piece of what a channel was given to send: bytes, or what a producer makes, which comes by and by.
+
+    Attributes:
+        chunks: what is known of it and not yet received: frames of a `Connection`, or any pieces of a stream.
+        is_complete: whether nothing more comes of it.
+    """
+
+    __slots__ = ("chunks", "is_complete")
+
+    def __init__(self, chunk: bytes | None = None) -> None:
+        self.chunks: deque[bytes] = deque()
+        self.is_complete = chunk is not None
+        if chunk is not None:
+            self.chunks.append(chunk)
+
+    def recording(self, produce: Callable[[], Any]) -> Callable[[], Any]:
+        """Return `produce`, its results noted."""
+
+        def produce_and_note() -> Any:
+            chunk = produce()
+            data = bytes(memoryview(chunk))
+            if data:
+                self.chunks.append(data)
+            else:
+                self.is_complete = True
+            return chunk
+
+        return produce_and_note
+
+
+class Ledger:
+    """What one channel was given to send, as far as its peer has not received it."""
+
+    __slots__ = ("_parts", "channel", "is_framed", "received", "sent")
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.is_framed = isinstance(channel, Connection)
+        self.sent = self.received = 0
+        self._parts: deque[Part] = deque()
+        queued = channel._output
+        if isinstance(queued, list):
+            for data in queued:
+                self.add(data[SHORT.size :] if self.is_framed else data)
+        elif isinstance(queued, OutputQueue):
+            self._adopt(queued)
+
+    def add(self, data: bytes) -> None:
+        """`data` was queued: a frame, or a piece of a stream."""
+        if data or self.is_framed:
+            self.sent += 1
+            self._parts.append(Part(data))
+
+    def add_producer(self, queue: Any) -> None:
+        """A producer or a file was queued: the last entry of `queue`, unless that takes nothing more."""
+        if isinstance(queue, OutputQueue) and not queue.sealed:
+            self._watch(queue._entries[-1])
+
+    def receive(self, data: bytes) -> str | None:
+        """The peer has received a frame, or a piece of a stream. Return what is wrong with it, if anything is."""
+        self.received += 1
+        expected = self._next()
+        if self.is_framed:
+            if expected is None:
+                return f"a frame of {len(data)} bytes was delivered that was never sent"
+            if expected != data:
+                return f"frame {self.received} was sent with {len(expected)} bytes and delivered as other {len(data)}"
+            self._parts[0].chunks.popleft()
+            return None
+        while data:
+            if expected is None:
+                return f"{len(data)} bytes were delivered that were never sent"
+            size = min(len(expected), len(data))
+            if expected[:size] != data[:size]:
+                return f"other bytes were delivered than were sent, {data[:20]!r} in place of {expected[:20]!r}"
+            chunks = self._parts[0].chunks
+            if size == len(expected):
+                chunks.popleft()
+            else:
+                chunks[0] = expected[size:]
+            data = data[size:]
+            expected = self._next() if data else None
+        return None
+
+    def _next(self) -> bytes | None:
+        parts = self._parts
+        while parts and parts[0].is_complete and not parts[0].chunks:
+            parts.popleft()
+        return parts[0].chunks[0] if parts and parts[0].chunks else None
+
+    def _adopt(self, queue: OutputQueue) -> None:
+        entries = list(queue._entries)
+        while entries:
+            entry = entries.pop(0)
+            if not isinstance(entry, bytes | memoryview):
+                self._watch(entry)
+            elif not self.is_framed:
+                self.add(bytes(entry))
+            elif entries and len(entry) in (SHORT.size, 12) and not isinstance(entries[0], FileSlice):
+                self.add(bytes(entries.pop(0)))  # type: ignore[arg-type]
+            elif len(entry) > SHORT.size:
+                self.add(bytes(entry[SHORT.size :]))
+
+    def _watch(self, entry: Any) -> None:
+        if isinstance(entry, FileSlice):
+            self._parts.append(Part(os.pread(entry.file.fileno(), entry.size, entry.offset)))
+        elif isinstance(entry, Producer):
+            part = Part()
+            entry._produce = part.recording(entry._produce)
+            self._parts.append(part)
+
+
+class Noted:
+    """Stands in front of the user's class: every hook that the engine calls comes by here."""
+
+    __slots__ = ()
+
+    def handle_open(self) -> None:
+        witness_of(self).hook(self, "handle_open")
+        super().handle_open()  # type: ignore[misc]
+
+    def handle_data(self, data: bytes) -> None:
+        witness = witness_of(self)
+        witness.hook(self, "handle_data", data)
+        witness.received(self, data)
+        super().handle_data(data)  # type: ignore[misc]
+
+    def handle_eof(self) -> None:
+        witness_of(self).hook(self, "handle_eof")
+        super().handle_eof()  # type: ignore[misc]
+
+    def handle_drained(self) -> None:
+        witness_of(self).hook(self, "handle_drained")
+        super().handle_drained()  # type: ignore[misc]
+
+    def handle_error(self, error: Exception) -> None:
+        witness_of(self).hook(self, "handle_error", error)
+        super().handle_error(error)  # type: ignore[misc]
+
+    def handle_close(self, reason: ReactorError) -> None:
+        witness = witness_of(self)
+        witness.hook(self, "handle_close", reason)
+        witness.closed(self)
+        super().handle_close(reason)  # type: ignore[misc]
+
+
+class NotedFrames:
+    """In front of the user's class too, where that takes frames."""
+
+    __slots__ = ()
+
+    def handle_frame(self, data: bytes) -> None:
+        witness = witness_of(self)
+        witness.hook(self, "handle_frame", data)
+        witness.received(self, data)
+        super().handle_frame(data)  # type: ignore[misc]
+
+
+class NotedMessages:
+    """In front of the user's class too, where that takes messages."""
+
+    __slots__ = ()
+
+    def handle_message(self, message: Any) -> None:
+        witness_of(self).hook(self, "handle_message")
+        super().handle_message(message)  # type: ignore[misc]
+
+
+class StreamLedger(Channel):
+    """Stands behind the user's class: what that queues on a stream comes by here."""
+
+    __slots__ = ()
+
+    def push(self, data: Any) -> None:
+        super().push(data)
+        if type(data) is bytes:
+            witness_of(self).queued(self).add(data)
+
+    def _push_producer(self, source: Any) -> None:
+        super()._push_producer(source)
+        if not is_buffer(source):
+            witness_of(self).queued(self).add_producer(self._output)
+
+    def _opened(self) -> None:
+        witness_of(self).opened(self)
+        super()._opened()
+
+
+class FrameLedger(Connection):
+    """Stands behind the user's class: the frames that it queues come by here."""
+
+    __slots__ = ()
+
+    def send_bytes(self, buffer: Any, offset: int = 0, size: int | None = None) -> None:
+        super().send_bytes(buffer, offset, size)
+        if type(buffer) is not bytes or offset or size is not None:
+            buffer = cut(buffer, offset, size)
+        if len(buffer) <= JOINED:
+            witness_of(self).queued(self).add(buffer)
+
+    def _queue_large(self, data: bytes | memoryview) -> None:
+        super()._queue_large(data)
+        witness_of(self).queued(self).add(bytes(data))
+
+    def _push_producer(self, source: Any) -> None:
+        super()._push_producer(source)
+        if not is_buffer(source):
+            witness_of(self).queued(self).add_producer(self._output)
+
+    def _opened(self) -> None:
+        witness = witness_of(self)
+        witness.opened(self)
+        if not self._hears_frames:
+            codec = NotedCodec(self._trust.codec, lambda frame: witness.received(self, frame))
+            self._trust = dataclasses.replace(self._trust, codec=codec)
+        super()._opened()
+
+
+class NotedCodec:
+    """A codec that tells of every frame that it is given."""
+
+    def __init__(self, codec: Any, tell: Callable[[bytes], None]) -> None:
+        self.dumps = codec.dumps
+        self._loads = codec.loads
+        self._tell = tell
+
+    def loads(self, data: bytes) -> Any:
+        self._tell(data)
+        return self._loads(data)
+
+
+def witness_of(channel: Any) -> Witness:
+    """Return the witness of a channel that lives in a simulation."""
+    channels = channel.reactor.channels
+    assert isinstance(channels, NotedChannels)
+    return channels.witness
+
+
+_noted_classes: dict[type, type] = {}
+
+
+def noted(cls: type[Channel]) -> type[Channel]:
+    """Return the subclass of `cls` whose hooks and queues have a witness."""
+    found = _noted_classes.get(cls)
+    if found is None:
+        bases: tuple[type, ...]
+        if issubclass(cls, Connection):
+            bases = (Noted, NotedFrames if cls._hears_frames else NotedMessages, cls, FrameLedger)
+        elif issubclass(cls, Listener | Attempt):
+            bases = (Noted, cls)
+        else:
+            bases = (Noted, cls, StreamLedger)
+        found = type(cls.__name__, bases, {"__slots__": (), "__module__": cls.__module__, "__doc__": cls.__doc__})
+        found._hears_drained = cls._hears_drained  # type: ignore[attr-defined]
+        if issubclass(cls, Connection):
+            found._hears_frames = cls._hears_frames  # type: ignore[attr-defined]
+        _noted_classes[cls] = found
+    return found
+
+
+class NotedChannels(dict[Channel, None]):
+    """The channels of a simulated reactor: tells of each that is attached."""
+
+    def __init__(self, witness: Witness) -> None:
+        super().__init__()
+        self.witness = witness
+
+    def __setitem__(self, channel: Channel, value: None) -> None:
+        super().__setitem__(channel, value)
+        self.witness.attached(channel)
+
+
+class OrderedTimers(TimerQueue):
+    """A queue of timers that is held against a second one: (deadline, sequence) is the order in which they run."""
+
+    __slots__ = ("_expected", "_violate")
+
+    def __init__(self, violate: Callable[[str, str], None]) -> None:
+        super().__init__()
+        self._violate = violate
+        self._expected: list[tuple[float, int, Timer, Any, Any]] = []
+
+    def pop_due(self, now: float, latest: int) -> tuple[Callable[..., object], tuple[Any, ...]] | None:
+        expected = self._expected
+        while expected and expected[0][2].callback is not expected[0][3]:
+            heapq.heappop(expected)  # it was cancelled
+        first = heapq.heappop(expected) if expected and expected[0][0] <= now and expected[0][1] <= latest else None
+        popped = super().pop_due(now, latest)
+        ran = (None, None) if popped is None else popped
+        due = (None, None) if first is None else first[3:]
+        if ran[0] is not due[0] or ran[1] is not due[1]:
+            self._violate("timers run out of order", f"at {now:.6f} {ran[0]} ran, and due was {due[0]}")
+        return popped
+
+    def clear(self) -> None:
+        super().clear()
+        self._expected.clear()
+
+    def _push(self, timer: Timer) -> None:
+        super()._push(timer)
+        due = max(timer.deadline, self._now) if self._now > -math.inf else timer.deadline
+        heapq.heappush(self._expected, (due, self.latest, timer, timer.callback, timer.args))
+
+
+class Witness:
+    """What is known of all channels of one world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._hosts: dict[Reactor, Host] = {}
+        self._ledgers: dict[Channel, Ledger] = {}
+        self._endings: dict[Channel, int] = {}
+        self._restless: dict[Channel, None] = {}
+
+    def watch(self, host: Host) -> None:
+        """`host` has a new reactor."""
+        reactor = host.reactor
+        self._hosts[reactor] = host
+        reactor.channels = NotedChannels(self)
+        reactor._timers = reactor.deadlines.timers = OrderedTimers(self._world.violate)
+
+    def attached(self, channel: Channel) -> None:
+        """`channel` belongs to a reactor from now on."""
+        channel.__class__ = noted(type(channel))
+        self._endings[channel] = 0
+        if not isinstance(channel, Listener | Attempt):
+            self._ledgers[channel] = Ledger(channel)
+
+    def opened(self, channel: Channel) -> None:
+        """`channel` is open: whoever is at the other end of its connection receives what it sends."""
+        channel.socket.endpoint.ledger = self._ledgers[channel]
+
+    def queued(self, channel: Channel) -> Ledger:
+        """Something is queued on `channel`: return its ledger."""
+        self._restless[channel] = None
+        return self._ledgers[channel]
+
+    def hook(self, channel: Any, name: str, what: Any = None) -> None:
+        """The engine calls a hook of `channel`."""
+        host = self._hosts[channel.reactor]
+        world = self._world
+        world.hooks += 1
+        if world.tracing and not isinstance(channel, Attempt):
+            shown = f"({len(what)} bytes)" if isinstance(what, bytes) else f"({what})" if what is not None else "()"
+            host.note(f"{channel}.{name}{shown}")
+        if self._endings[channel]:
+            world.violate("a hook is called after handle_close", f"{name} of {channel}")
+        self._restless[channel] = None
+        host.handler_runs()
+
+    def received(self, channel: Any, data: bytes) -> None:
+        """`channel` is given a frame, or a piece of a stream."""
+        peer = channel.socket.endpoint.peer if channel.socket is not None else None
+        if peer is None or peer.ledger is None:
+            return
+        problem = peer.ledger.receive(data)
+        if problem is not None:
+            self._world.violate("what is delivered is not what was sent", f"{channel}: {problem}")
+
+    def closed(self, channel: Any) -> None:
+        """`handle_close` of `channel` is called."""
+        self._endings[channel] += 1
+
+    def gone(self, channel: Channel) -> None:
+        """The program that `channel` is part of was killed: nothing is promised any more."""
+        self._endings.pop(channel, None)
+        self._restless.pop(channel, None)
+
+    def look_at(self, host: Host) -> None:
+        """A turn of `host` is over: is any queue over its limit?"""
+        restless = self._restless
+        if not restless:
+            return
+        self._restless = {}
+        for channel in restless:
+            if channel.reactor is not host.reactor or channel.state is channel._states["Closed"]:
+                continue
+            if isinstance(channel, Listener):
+                self._look_at_listener(channel)
+                continue
+            size, limits = channel.output_size, channel.limits
+            if size > limits.maximum_output:
+                self._over_limit(channel, size, "maximum_output")
+            elif size > limits.high_water and channel.state is channel._states["Open"]:
+                origin = channel._origin
+                if origin is not None and origin._role == "listener":
+                    self._over_limit(channel, size, "high_water, and it reads on")
+
+    def finish(self) -> None:
+        """Every reactor is closed: so is every channel, and each was told once."""
+        for channel, times in self._endings.items():
+            if times != 1:
+                self._world.violate(
+                    "a channel is not closed exactly once", f"{channel}: handle_close ran {times} times"
+                )
+                return
+
+    def _look_at_listener(self, listener: Listener) -> None:
+        limits = listener.limits
+        if listener.connections > limits.maximum_connections:
+            self._over_limit(listener, listener.connections, "maximum_connections")
+        if len(listener._unauthenticated) > limits.maximum_unauthenticated:
+            self._over_limit(listener, len(listener._unauthenticated), "maximum_unauthenticated")
+
+    def _over_limit(self, channel: Channel, size: int, limit: str) -> None:
+        self._world.violate("a queue is over its limit", f"{channel}: {size} is more than {limit}")
+
+
+def is_buffer(source: Any) -> bool:
+    """Return whether `source` is a bytes-like object."""
+    try:
+        memoryview(source)
+    except TypeError:
+        return False
+    return True
