@@ -29,8 +29,13 @@ def open_descriptors() -> dict[int, str]:
     return found
 
 
-def pytest_collection_finish() -> None:
-    """Have the two collections around each test look at what the test made, not at all that was imported."""
+@pytest.fixture(scope="module", autouse=True)
+def what_lives_already_is_frozen() -> None:
+    """Have the two collections around each test look at what its module made.
+
+    To walk each time through all that was imported, and through the reports of the tests before, takes
+    longer than the tests.
+    """
     gc.collect()
     gc.freeze()
 
@@ -60,6 +65,31 @@ def loop() -> Iterator[reactor.Reactor]:
     """A reactor of the test's own, closed at the end."""
     with reactor.Reactor() as fresh:
         yield fresh
+
+
+class FakeClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def timed(clock: FakeClock) -> Iterator[reactor.Reactor]:
+    """A reactor whose time is moved by hand. Only `poll` it: a `loop` that waits would wait for ever."""
+    with reactor.Reactor(clock=clock) as loop:
+        yield loop
 
 
 @pytest.fixture

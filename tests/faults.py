@@ -1,4 +1,4 @@
-"""What goes wrong on purpose: a clock that is moved by hand, sockets that fail, selectors that are audited."""
+"""What goes wrong on purpose: sockets that fail, selectors that are audited."""
 
 from __future__ import annotations
 
@@ -24,19 +24,6 @@ SELECTORS = [
     for name in ("EpollSelector", "KqueueSelector", "DevpollSelector", "PollSelector", "SelectSelector")
     if hasattr(selectors, name)
 ]
-
-
-class FakeClock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
 
 
 class AcceptingSocket(socket.socket):

@@ -14,8 +14,9 @@ import pytest
 
 import reactor
 from reactor.addresses import numeric
-from reactor.connecting import interleave
-from tests.conftest import KEY, Accepting, RecordingConnection, RecordingStream, run_until
+from reactor.connecting import ATTEMPT_DELAY, interleave
+from tests.conftest import KEY, Accepting, FakeClock, RecordingConnection, RecordingStream, run_until
+from tests.faults import turns
 
 Resolver = Callable[..., list[Any]]
 
@@ -244,12 +245,17 @@ def test_second_address_is_tried_when_the_first_refuses(make_loop: Callable[...,
     assert client.peer == ("127.0.0.1", port)
 
 
-def test_address_that_hangs_does_not_hold_up_the_next(make_loop: Callable[..., reactor.Reactor], hanging: Any) -> None:
+def test_address_that_hangs_does_not_hold_up_the_next(
+    make_loop: Callable[..., reactor.Reactor], hanging: Any, clock: FakeClock
+) -> None:
     first, second = hanging("127.0.0.2"), hanging("127.0.0.3")
-    loop = make_loop(resolver=lambda *args: [entry(*first), entry(*second), entry(*listener.address)])
+    loop = make_loop(resolver=lambda *args: [entry(*first), entry(*second), entry(*listener.address)], clock=clock)
     listener = reactor.Listener(("127.0.0.1", 0), RecordingStream, reactor=loop)
     client = RecordingStream.connect(("name", 1), reactor=loop)
+    run_until(loop, lambda: len(loop.channels) == 3)  # with one attempt under way
+    clock.advance(ATTEMPT_DELAY)
     run_until(loop, lambda: len(loop.channels) == 4)  # with two attempts under way at once
+    clock.advance(ATTEMPT_DELAY)
     run_until(loop, lambda: client.of("open"))
     assert client.peer == listener.address
     loop.poll(0)
@@ -334,15 +340,18 @@ def test_peer_that_is_gone_when_the_channel_begins_is_told(
 
 
 def test_attempt_that_is_woken_for_nothing_goes_on(
-    make_loop: Callable[..., reactor.Reactor], caplog: pytest.LogCaptureFixture
+    make_loop: Callable[..., reactor.Reactor], clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     class NeverStarted(socket.socket):
         def connect_ex(self, address: Any) -> int:
             return errno.EINPROGRESS  # Linux calls such a socket writable, and reports no error
 
-    loop = make_loop(socket_factory=NeverStarted)
+    loop = make_loop(socket_factory=NeverStarted, clock=clock)
     client = RecordingStream.connect(("127.0.0.1", 1), limits=reactor.Limits(connect_timeout=0.2), reactor=loop)
-    loop.loop(timeout=10)
+    turns(loop, 200)
+    assert client.state.name == "Connecting"
+    clock.advance(0.21)
+    run_until(loop, lambda: client.of("close"))
     assert isinstance(client.of("close")[0], reactor.DeadlineError)
     assert "writable for 100 turns" in caplog.text
 
@@ -425,7 +434,10 @@ def test_backoff_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None
 # Shutting down
 
 
-def test_shutdown_drains_and_reports_whom_it_cut(loop: reactor.Reactor, caplog: pytest.LogCaptureFixture) -> None:
+def test_shutdown_drains_and_reports_whom_it_cut(
+    clock: FakeClock, timed: reactor.Reactor, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = timed
     accepted = Accepting(RecordingStream)
     listener = reactor.Listener(("127.0.0.1", 0), accepted, reactor=loop)
     with socket.create_connection(listener.address) as reader, socket.create_connection(listener.address) as deaf:
@@ -438,7 +450,12 @@ def test_shutdown_drains_and_reports_whom_it_cut(loop: reactor.Reactor, caplog: 
         loop.call_later(0, reader.shutdown, socket.SHUT_WR)
         shutdown = loop.shutdown(grace=0.3)
         assert loop.is_shutting_down
-        loop.loop(timeout=20)
+        run_until(loop, lambda: good.of("close"))
+        assert loop.is_shutting_down
+        assert not bad.of("close")
+        clock.advance(0.3)
+        loop.loop()  # to the end of the shutdown, although a timer is left
+        assert not loop.is_shutting_down
         assert reader.recv(100) == b"last words"
     assert isinstance(good.of("close")[0], reactor.ClosedHere)
     assert shutdown.cut == [f"RecordingStream with 127.0.0.1:{bad.peer[1]}"]

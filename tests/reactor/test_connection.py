@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 import reactor
-from tests.conftest import KEY, Accepting, RecordingConnection, RecordingStream, raw_client, run_until
+from tests.conftest import KEY, Accepting, FakeClock, RecordingConnection, RecordingStream, raw_client, run_until
+from tests.faults import turns
 
 Pair = tuple[Any, socket.socket]
 MakePair = Callable[..., Pair]
@@ -39,7 +40,7 @@ def make_pair(loop: reactor.Reactor) -> Iterator[MakePair]:
     """Make a channel that was accepted, open, and the blocking socket at its other end."""
     sockets = []
 
-    def make(factory: Callable[[], Any] = Bytes, **options: Any) -> Pair:
+    def make(factory: Callable[[], Any] = Bytes, loop: reactor.Reactor = loop, **options: Any) -> Pair:
         accepted = Accepting(factory)
         listener = reactor.Listener(("127.0.0.1", 0), accepted, reactor=loop, **options)
         sock = raw_client(listener.address)
@@ -537,35 +538,48 @@ def test_drained_is_told_each_time_the_queue_runs_empty(loop: reactor.Reactor, m
 # Deadlines
 
 
-def test_silent_peer_is_closed_after_its_idle_timeout(loop: reactor.Reactor, make_pair: MakePair) -> None:
-    channel, sock = make_pair(limits=reactor.Limits(idle_timeout=0.3))
+def test_silent_peer_is_closed_after_its_idle_timeout(
+    clock: FakeClock, timed: reactor.Reactor, make_pair: MakePair
+) -> None:
+    channel, sock = make_pair(loop=timed, limits=reactor.Limits(idle_timeout=0.3))
     for _ in range(5):
         sock.sendall(frame(b"here"))
         count = len(channel.of("message"))
-        run_until(loop, lambda count=count: len(channel.of("message")) > count)
-        loop.loop(timeout=0.1)
+        run_until(timed, lambda count=count: len(channel.of("message")) > count)
+        clock.advance(0.25)
+        turns(timed, 2)
     assert not channel.of("close")
-    run_until(loop, lambda: channel.of("close"))
+    clock.advance(0.1)
+    run_until(timed, lambda: channel.of("close"))
     (reason,) = channel.of("close")
     assert isinstance(reason, reactor.DeadlineError)
     assert reason.limit == "idle_timeout"
 
 
-def test_peer_that_takes_nothing_is_closed_after_its_stall_timeout(loop: reactor.Reactor, make_pair: MakePair) -> None:
-    channel, sock = make_pair(limits=reactor.Limits(stall_timeout=0.2))
+def test_peer_that_takes_nothing_is_closed_after_its_stall_timeout(
+    clock: FakeClock, timed: reactor.Reactor, make_pair: MakePair
+) -> None:
+    channel, sock = make_pair(loop=timed, limits=reactor.Limits(stall_timeout=0.2))
     channel.send(b"x" * 20_000_000)
-    run_until(loop, lambda: channel.of("close"))
+    turns(timed, 50)  # in which the kernel takes what it has room for
+    clock.advance(0.19)
+    turns(timed, 2)
+    assert not channel.of("close")
+    run_until(timed, lambda: clock.advance(0.1) or channel.of("close"))
     (reason,) = channel.of("close")
     assert isinstance(reason, reactor.DeadlineError)
     assert reason.limit == "stall_timeout"
     del sock
 
 
-def test_timeouts_can_be_switched_off(loop: reactor.Reactor, make_pair: MakePair) -> None:
+def test_timeouts_can_be_switched_off(clock: FakeClock, timed: reactor.Reactor, make_pair: MakePair) -> None:
     limits = reactor.Limits(idle_timeout=0.05, stall_timeout=None)
-    channel, sock = make_pair(limits=limits)
+    channel, sock = make_pair(loop=timed, limits=limits)
     channel.send(b"x" * 20_000_000)
-    loop.loop(timeout=0.2)
+    turns(timed, 50)  # in which the kernel takes what it has room for
+    for _ in range(10):
+        clock.advance(0.05)
+        turns(timed, 2)
     assert not channel.of("close")
     channel.close()
     del sock
@@ -607,20 +621,29 @@ def test_close_drops_what_is_queued_and_happens_once(
     assert loop.is_idle()
 
 
-def test_closing_peer_that_never_reads_is_cut_off(loop: reactor.Reactor, make_pair: MakePair) -> None:
-    channel, _ = make_pair(limits=reactor.Limits(drain_timeout=0.1))
+def test_closing_peer_that_never_reads_is_cut_off(
+    clock: FakeClock, timed: reactor.Reactor, make_pair: MakePair
+) -> None:
+    channel, _ = make_pair(loop=timed, limits=reactor.Limits(drain_timeout=0.1))
     channel.send(b"x" * 20_000_000)
     channel.close_when_done()
-    run_until(loop, lambda: channel.of("close"))
+    run_until(timed, lambda: clock.advance(0.1) or channel.of("close"))
     assert channel.of("close")[0].limit == "drain_timeout"
     assert "took none of what waits for it" in str(channel.of("close")[0])
 
 
-def test_closing_does_not_wait_for_ever_for_the_peers_end(loop: reactor.Reactor, make_pair: MakePair) -> None:
-    channel, sock = make_pair(limits=reactor.Limits(drain_timeout=0.1))
+def test_closing_does_not_wait_for_ever_for_the_peers_end(
+    clock: FakeClock, timed: reactor.Reactor, make_pair: MakePair
+) -> None:
+    channel, sock = make_pair(loop=timed, limits=reactor.Limits(drain_timeout=0.1, linger_timeout=2))
     channel.send(b"bye")
     channel.close_when_done()
-    run_until(loop, lambda: channel.of("close"))
+    turns(timed, 2)
+    clock.advance(1.9)
+    turns(timed, 2)
+    assert not channel.of("close")
+    clock.advance(0.2)
+    run_until(timed, lambda: channel.of("close"))
     assert isinstance(channel.of("close")[0], reactor.ClosedHere)
     assert sock.recv(100) == frame(b"bye")
     assert sock.recv(1) == b""

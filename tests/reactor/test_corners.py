@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import selectors
@@ -10,7 +11,6 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ import pytest
 import reactor
 from reactor import binding, defaults, eventloop, signals
 from reactor.channel import Origin
+from reactor.connecting import ATTEMPT_DELAY
 from reactor.limits import DEFAULT_LIMITS
-from tests.conftest import Accepting, RecordingConnection, RecordingStream, raw_client, run_until
+from reactor.threads import ThreadPool
+from tests.conftest import Accepting, FakeClock, RecordingConnection, RecordingStream, raw_client, run_until
 
 
 class FaultySocket:
@@ -227,6 +229,8 @@ def test_channel_without_an_origin_knows_nothing() -> None:
 
 
 def test_second_shutdown_is_the_first_one(loop: reactor.Reactor, pair: Any) -> None:
+    _, client = pair
+    client.shutdown(socket.SHUT_WR)  # else the channel waits two seconds for the end of its peer
     first = loop.shutdown()
     assert loop.shutdown() is first
     loop.loop(timeout=10)
@@ -264,7 +268,7 @@ def test_default_reactor_is_closed_at_the_end_of_the_program_unless_it_runs() ->
     assert not default.is_running
 
 
-def test_result_for_a_reactor_that_was_closed_meanwhile_is_dropped(in_thread: Callable[..., Any]) -> None:
+def test_result_for_a_reactor_that_was_closed_meanwhile_is_dropped() -> None:
     began, release = threading.Event(), threading.Event()
     seen: list[Any] = []
 
@@ -275,10 +279,14 @@ def test_result_for_a_reactor_that_was_closed_meanwhile_is_dropped(in_thread: Ca
     loop = reactor.Reactor()
     loop.run_in_thread(work, on_result=seen.append)
     assert began.wait(10)
-    worker = loop._threads._threads[0]  # type: ignore[union-attr]
-    threading.Timer(1.2, release.set).start()  # close() waits for it a second at the most
+    pool = loop._threads
+    assert isinstance(pool, ThreadPool)
+    (worker,) = pool._threads
+    pool.close = functools.partial(pool.close, timeout=0)  # type: ignore[method-assign]  # instead of a second
     loop.close()
+    release.set()
     worker.join(10)
+    assert not worker.is_alive()
     assert seen == []
 
 
@@ -448,24 +456,24 @@ def test_shutdown_reports_a_peer_that_was_in_the_middle_of_a_file(
     assert "cut off" in caplog.text
 
 
-def test_slow_reader_gets_all_of_it_although_we_are_closing(loop: reactor.Reactor) -> None:
+def test_slow_reader_gets_all_of_it_although_we_are_closing(clock: FakeClock, timed: reactor.Reactor) -> None:
     accepted = Accepting(RecordingStream)
     limits = reactor.Limits(drain_timeout=0.3)
-    listener = reactor.Listener(("127.0.0.1", 0), accepted, limits=limits, reactor=loop)
+    listener = reactor.Listener(("127.0.0.1", 0), accepted, limits=limits, reactor=timed)
     with raw_client(listener.address) as client:
-        run_until(loop, lambda: accepted.channels and accepted.channels[0].of("open"))
+        run_until(timed, lambda: accepted.channels and accepted.channels[0].of("open"))
         channel = accepted.channels[0]
         channel.push(b"x" * 20_000_000)
         channel.close_when_done()
         received = 0
-        pause = threading.Event()
         while received < 20_000_000:
-            loop.poll(0)
-            pause.wait(0.002)
+            timed.poll(0)
+            clock.advance(0.002)
             data = client.recv(30_000)
             assert data, f"cut off after {received} bytes"
             received += len(data)
-    assert not isinstance(channel.of("close"), reactor.DeadlineError)
+    run_until(timed, lambda: channel.of("close"))
+    assert not isinstance(channel.of("close")[0], reactor.DeadlineError)
 
 
 def test_wakeup_descriptor_of_a_closed_reactor_is_never_put_back() -> None:
@@ -658,7 +666,7 @@ def test_peer_for_which_many_files_wait_is_not_read_from(loop: reactor.Reactor, 
     run_until(loop, lambda: channel.state.name == "Open")
 
 
-def test_last_address_that_fails_leaves_the_others_their_time() -> None:
+def test_last_address_that_fails_leaves_the_others_their_time(clock: FakeClock) -> None:
     with socket.socket() as listening, socket.socket() as free:
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)
@@ -668,10 +676,16 @@ def test_last_address_that_fails_leaves_the_others_their_time() -> None:
             sock.setblocking(False)
             sock.connect_ex(listening.getsockname())
         found = [socket.getaddrinfo(*sock.getsockname(), 0, socket.SOCK_STREAM)[0] for sock in (listening, free)]
-        with reactor.Reactor(resolver=lambda *args: found) as loop:
+        with reactor.Reactor(resolver=lambda *args: found, clock=clock) as loop:
             limits = reactor.Limits(connect_timeout=0.5)
             client = RecordingStream.connect(("name", 1), limits=limits, reactor=loop)
-            loop.loop(timeout=10)
+            run_until(loop, lambda: len(loop.channels) == 2)  # with the attempt that hangs under way
+            clock.advance(ATTEMPT_DELAY)
+            for _ in range(10):
+                loop.poll(0.001)
+            assert client.state.name == "Connecting"
+            clock.advance(0.5)
+            run_until(loop, lambda: client.of("close"))
         (reason,) = client.of("close")
         assert isinstance(reason, reactor.DeadlineError)
         assert "Connection refused" in str(reason)

@@ -29,12 +29,11 @@ from reactor.authentication import CHALLENGE, FAILURE, WELCOME, Handshake
 from reactor.framing import FrameDecoder, encode_frame
 from reactor.limits import ACCEPTS_PER_TURN, FRAMES_PER_TURN
 from reactor.wakeup import SocketPairWaker
-from tests.conftest import KEY, Accepting, RecordingConnection, RecordingStream, open_descriptors, run_until
+from tests.conftest import KEY, Accepting, FakeClock, RecordingConnection, RecordingStream, open_descriptors, run_until
 from tests.faults import (
     SELECTORS,
     AcceptingSocket,
     CountingSelector,
-    FakeClock,
     Server,
     fill,
     in_child,
@@ -71,18 +70,6 @@ class EchoMessages(RecordingConnection):
 def any_loop(request: pytest.FixtureRequest) -> Iterator[reactor.Reactor]:
     """A reactor on each selector class of the platform."""
     with reactor.Reactor(request.param()) as loop:
-        yield loop
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def timed(clock: FakeClock) -> Iterator[reactor.Reactor]:
-    """A reactor whose time is moved by hand."""
-    with reactor.Reactor(clock=clock) as loop:
         yield loop
 
 
@@ -640,6 +627,8 @@ def test_handshake_and_messages_survive_short_sends_on_both_sides(serve: Serve, 
 
 def test_small_buffers_and_a_slow_reader_keep_bytes_and_order(loop: reactor.Reactor, serve: Serve) -> None:
     server = serve(loop, RecordingStream, address=("127.0.0.1", 0))
+    # With the segments of 64 KiB of loopback, each buffer would wait 40 ms for a delayed acknowledgement.
+    server.listener.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 8000)
     client, channel = server.pair()
     channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     expected = os.urandom(3 << 20)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import pickle
@@ -46,15 +45,6 @@ class OldPickle:
     @staticmethod
     def dumps(message: Any) -> bytes:
         return pickle.dumps(message, protocol=2)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def what_was_imported_is_frozen() -> Iterator[None]:
-    """Each of these many short tests collects garbage twice; let that not walk through every module."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module", params=VERSIONS)

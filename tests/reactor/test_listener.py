@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import reactor
-from tests.conftest import KEY, Accepting, RecordingConnection, RecordingStream, raw_client, run_until
+from tests.conftest import KEY, Accepting, FakeClock, RecordingConnection, RecordingStream, raw_client, run_until
+from tests.faults import turns
 
 
 class Echo(RecordingStream):
@@ -308,16 +309,17 @@ class FailingAccept:
         return self._sock.accept()
 
 
-def test_pause_during_a_rest_after_an_error_stays_a_pause(loop: reactor.Reactor) -> None:
-    listener = reactor.Listener(("127.0.0.1", 0), Echo, reactor=loop)
+def test_pause_during_a_rest_after_an_error_stays_a_pause(clock: FakeClock, timed: reactor.Reactor) -> None:
+    listener = reactor.Listener(("127.0.0.1", 0), Echo, reactor=timed)
     listener.socket = FailingAccept(listener.socket, [OSError(errno.EMFILE, "too many")])
     with raw_client(listener.address):
-        run_until(loop, lambda: listener.state.name == "Resting")
+        run_until(timed, lambda: listener.state.name == "Resting")
         listener.pause()
-        loop.loop(timeout=0.3)
+        clock.advance(10)
+        turns(timed, 2)
         assert listener.state.name == "Resting"
         listener.resume()
-        run_until(loop, lambda: listener.connections == 1)
+        run_until(timed, lambda: listener.connections == 1)
 
 
 # Caps

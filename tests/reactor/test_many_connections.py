@@ -18,12 +18,14 @@ from tests.conftest import KEY, ROOT
 
 SERVER = Path(__file__).parent.parent / "peers" / "echo_server.py"
 
+# A few thousand from each address: when most ports of one are taken, the kernel looks long for the next.
 SILENT_CLIENT = """
 import socket, sys
 port, count = int(sys.argv[1]), int(sys.argv[2])
 sockets = []
 for number in range(count):
     sock = socket.socket()
+    sock.bind((f"127.0.0.{2 + number // 5000}", 0))
     sock.connect(("127.0.0.1", port))
     sockets.append(sock)
 print("connected", flush=True)
