@@ -269,6 +269,14 @@ class Host:
             raise failure(errno.EADDRNOTAVAIL)
         return host
 
+    def seen_from(self, local: Any, remote: Any) -> Any:
+        """Return what the socket address `local` is for a peer at `remote`, if it is bound to all addresses."""
+        if local[0] not in WILDCARDS.values():
+            return local
+        if remote[0] in LOOPBACKS:
+            return (remote[0], *local[1:])
+        return (self.addresses[socket.AF_INET6 if len(local) > 2 else socket.AF_INET], *local[1:])
+
     def free_port(self) -> int:
         """Return a port that nobody has."""
         while True:

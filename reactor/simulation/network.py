@@ -78,7 +78,7 @@ class TcpSocket(File):
     """
 
     __slots__ = (
-        "backlog", "budget", "capacity", "closed", "eof", "error", "family", "fin_sent", "in_flight", "inbox",
+        "backlog", "budget", "capacity", "closed", "eof", "error", "family", "fin_came", "fin_sent", "in_flight", "inbox",
         "keepalive", "last_arrival", "latency", "ledger", "local", "peer", "pending", "queue", "remote", "reset",
         "role", "vanished",
     )  # fmt: skip
@@ -97,7 +97,7 @@ class TcpSocket(File):
         self.capacity = BUFFER
         self.latency = 0.0
         self.budget = DELAY_BUDGET
-        self.eof = self.reset = self.fin_sent = self.closed = self.vanished = self.keepalive = False
+        self.eof = self.reset = self.fin_sent = self.fin_came = self.closed = self.vanished = self.keepalive = False
         self.error = 0
         self.backlog = 0
         self.queue: deque[TcpSocket] = deque()
@@ -116,6 +116,11 @@ class TcpSocket(File):
             return READ if self.queue else 0
         return 0 if role == "connecting" and not self.error else READ | WRITE
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection still: not reset, and not ended by both sides."""
+        return self.role == "connected" and not (self.reset or (self.fin_sent and self.fin_came))
+
     # What a program does
 
     def bind(self, address: Any) -> None:
@@ -132,6 +137,8 @@ class TcpSocket(File):
 
     def listen(self, backlog: int) -> None:
         """Accept connections from now on."""
+        if self.role not in ("idle", "listening"):
+            raise failure(errno.EINVAL)
         if self.local is None:
             self.bind(("", 0))
         if self.role == "idle" and self.host.is_taken(self.family, self.local[1]):
@@ -157,7 +164,8 @@ class TcpSocket(File):
         if self.role == "dead":
             return errno.ECONNABORTED
         if self.local is None:
-            self.bind((self.host.addresses[self.family], 0))
+            self.bind(("", 0))
+        self.local = self.host.seen_from(self.local, address)
         self.remote = address
         self.role = "connecting"
         fault, parameter = CONNECT.decode(self.stream.draw(CONNECT))
@@ -186,7 +194,7 @@ class TcpSocket(File):
             else:
                 self.world.schedule(0.0, self._refused, fault.number)
                 return result
-        self.world.send(self.host, None, delay, self._knock, address, 0)
+        self.world.send(self.host, None, self.world.now + delay, self._knock, address, 0)
         return result
 
     def send(self, data: Any) -> int:
@@ -207,6 +215,8 @@ class TcpSocket(File):
                 raise failure(errno.EAGAIN)
             data = data[:room]
             size = room
+        elif not size:
+            return 0
         peer.in_flight += size
         self._transmit(peer._data_came, bytes(data))
         return size
@@ -224,18 +234,20 @@ class TcpSocket(File):
             assert self.peer is not None
             self.peer.touch()
             return data
+        if self.fin_came:
+            return b""
         if self.error:
             number, self.error = self.error, 0
             raise failure(number)
         if self.eof:
             return b""
-        if self.role != "connected":
+        if self.role not in ("connected", "connecting"):
             raise failure(errno.ENOTCONN)
         raise failure(errno.EAGAIN)
 
     def shutdown(self, how: int) -> None:
         """End one direction, or both."""
-        if self.role != "connected" or self.reset:
+        if not self.is_connected:
             raise failure(errno.ENOTCONN)
         if how != socket.SHUT_WR:
             self.eof = True
@@ -252,7 +264,7 @@ class TcpSocket(File):
             for waiting in self.queue:
                 waiting.abort()
             self.queue.clear()
-        elif self.role == "connected" and not self.reset:
+        elif self.is_connected:
             if self.inbox:
                 self.abort()  # unread input: the peer gets a reset instead of an end
             else:
@@ -325,7 +337,8 @@ class TcpSocket(File):
         due = max(world.now + delay, peer.last_arrival)
         peer.last_arrival = due
         peer.pending += 1
-        world.send(self.host, peer.host, due - world.now, peer._arrived, deliver, args)
+        # Never at once, though it may be due: while a program computes, what is on its way becomes overdue.
+        world.schedule_at(due, world.carry, self.host, peer.host, peer._arrived, (deliver, args))
 
     def _arrived(self, deliver: Callable[..., None], args: tuple[Any, ...]) -> None:
         self.pending -= 1
@@ -341,11 +354,14 @@ class TcpSocket(File):
         if self.closed:
             self._unreachable()
             return
+        if self.eof and self.fin_sent and not self.reset:  # shut down in both directions, which is as good as closed
+            self._unreachable()
+            self._reset_came()
         self.in_flight -= len(data)
         if self.reset:
             return
         # However small the buffers are, they grow with what passed: large messages must not take for ever.
-        self.capacity = min(self.capacity + (len(data) >> 2), BUFFER)
+        self.capacity = min(self.capacity + 1 + (len(data) >> 2), BUFFER)
         self.inbox += data
         self.host.activity += 1
         self.touch()
@@ -353,16 +369,16 @@ class TcpSocket(File):
     def _end_came(self) -> None:
         if self.vanished:
             self._unreachable()
-        self.eof = True
+        self.eof = self.fin_came = True
         self.host.activity += 1
         self.touch()
 
     def _reset_came(self) -> None:
-        if self.reset or self.closed:
+        if self.closed or not self.is_connected:
             self.reset = True
             return
         self.reset = self.eof = True
-        self.error = errno.ECONNRESET
+        self.error = errno.EPIPE if self.fin_came else errno.ECONNRESET
         if self.inbox and self.stream.draw(RESET):
             self.host.injected(self.name, RESET, RESET.faults[1])
             self.inbox.clear()
@@ -410,7 +426,7 @@ class TcpSocket(File):
             return
         listener = target.listener_at(self.family, address)
         if listener is None:
-            self.world.send(target, self.host, 0.0, self._refused, errno.ECONNREFUSED)
+            self.world.send(target, self.host, self.world.now, self._refused, errno.ECONNREFUSED)
             return
         if len(listener.queue) > listener.backlog:
             self._knock_again(address, attempt)
@@ -451,6 +467,7 @@ class TcpSocket(File):
     def _refused(self, number: int) -> None:
         if self.role == "connecting" and not self.closed:
             self.role = "dead"
+            self.eof = True
             self.error = number
             self.host.activity += 1
             self.touch()
@@ -493,7 +510,8 @@ class UdpSocket(File):
     def connect(self, address: Any) -> int:
         """Name the one peer; errors that the network reports are told from now on."""
         if self.local is None:
-            self.bind((self.host.addresses[self.family], 0))
+            self.bind(("", 0))
+        self.local = self.host.seen_from(self.local, address)
         self.remote = address
         return 0
 
@@ -509,7 +527,7 @@ class UdpSocket(File):
         if len(data) > LARGEST_DATAGRAM:
             raise failure(errno.EMSGSIZE)
         if self.local is None:
-            self.bind((self.host.addresses[self.family], 0))
+            self.bind(("", 0))
         fault, parameter = DATAGRAM.decode(self.stream.draw(DATAGRAM))
         copies, delay = 1, 0.0
         if fault is not None:
@@ -518,7 +536,7 @@ class UdpSocket(File):
             delay = parameter / 1024 * LONGEST_DELAY if copies == 1 else 0.0
         target = self.world.host_at(address[0], self.host)
         for _ in range(copies):
-            self.world.send(self.host, target, delay, self._deliver, bytes(data), address)
+            self.world.send(self.host, target, self.world.now + delay, self._deliver, bytes(data), address)
         return len(data)
 
     def receive(self, size: int) -> tuple[bytes, Any, int]:
@@ -551,9 +569,10 @@ class UdpSocket(File):
                 self.host.activity += 1
                 self.touch()
             return
-        if receiver.remote is not None and receiver.remote[:2] != self.local[:2]:
+        source = self.host.seen_from(self.local, address)
+        if receiver.remote is not None and receiver.remote[:2] != source[:2]:
             return  # a connected socket hears its one peer
         if len(receiver.queue) < DATAGRAMS_WAITING:
-            receiver.queue.append((data, self.local))
+            receiver.queue.append((data, source))
             target.activity += 1
             receiver.touch()

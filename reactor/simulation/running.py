@@ -91,29 +91,39 @@ class SimulationFailure(AssertionError):
     """A scenario failed.
 
     Attributes:
+        name: of the scenario.
         seed: of the run in which it failed.
         tape: the fewest draws that were found to make it fail, as a line.
-        trace: what happened in the run with these draws.
+        found: how many draws that were not benign that run had.
+        trace: what happened in the run with the fewest draws.
         cause: what was raised.
+        replay: the line that replays it.
     """
 
     def __init__(self, name: str, seed: int | str, found: int, outcome: Outcome) -> None:
+        super().__init__(name, seed)
+        self.name = name
         self.seed = seed
         self.tape = format_draws(outcome.draws)
+        self.found = found
         self.trace = outcome.trace
         self.cause = outcome.failure
-        kept = sum(map(len, outcome.draws.values()))
+        self.replay = f"simulate({name}, seeds=[{seed!r}], tape={self.tape!r})"
+
+    def __str__(self) -> str:
         lines = [f"{type(self.cause).__name__}: {self.cause}", ""]
         if len(self.trace) > TRACE_LINES:
             lines.append(f"... {len(self.trace) - TRACE_LINES} lines before, in the attribute `trace`")
         lines += self.trace[-TRACE_LINES:]
+        kept = self.tape.count("=")
         lines += [
             "",
-            f"seed {seed!r} of {name}; of {found} draws that were not benign {kept} are left, the fewest found to fail",
-            "this line replays it:",
-            f"    simulate({name}, seeds=[{seed!r}], tape={self.tape!r})",
+            f"{self.name} failed with seed {self.seed!r}. Of {self.found} draws that were not benign "
+            f"{kept} {'is' if kept == 1 else 'are'} left, the fewest that were found to make it fail.",
+            "This line replays it:",
+            f"    {self.replay}",
         ]
-        super().__init__("\n".join(lines))
+        return "\n".join(lines)
 
 
 def run_once(
@@ -173,6 +183,7 @@ def simulate(
         SimulationFailure: the scenario, or an invariant, did not hold; with the shrunk tape and the trace.
         LocalError: `faults` names one that does not exist, or `tape` is none.
     """
+    __tracebackhide__ = True  # what pytest shows should begin with the scenario
     check_faults(faults)
     draws = None if tape is None else parse_draws(tape)
     total = Report()

@@ -168,9 +168,7 @@ class SimulatedSocket:
         elif fault is not None and not fault.breaks:
             host.injected(file.name, ACCEPT, fault)
             raise failure(fault.number)
-        if not file.queue:
-            raise failure(errno.EAGAIN)
-        host.check_room()
+        host.check_room()  # the kernel looks for a descriptor before it looks who is there
         server = file.take()
         host.activity += 1
         sock = SimulatedSocket(host, server)
@@ -234,7 +232,7 @@ class SimulatedSocket:
         self._enter("getpeername")
         self._draw(GETPEERNAME)
         file = self._file
-        if file.remote is None or (isinstance(file, TcpSocket) and (file.role != "connected" or file.reset)):
+        if file.remote is None or (isinstance(file, TcpSocket) and not file.is_connected):
             raise failure(errno.ENOTCONN)
         return file.remote
 

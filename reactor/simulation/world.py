@@ -23,7 +23,7 @@ from .witness import Witness
 
 BEGINNING = 1000.0
 """What the clock shows at first. Not 0, which programs take for 'never'."""
-STANDSTILL = 20_000
+STANDSTILL = 100_000
 """Turns without a moment passing after which the world is taken to hang."""
 WEATHER_INTERVAL = 1.0
 LONGEST_OUTAGE = 16.0
@@ -146,6 +146,7 @@ class World:
             NotInTime: `until` does not hold after `timeout` seconds, or nothing is left that could happen.
             Violation: an invariant does not hold.
         """
+        __tracebackhide__ = True
         end = self.now + timeout
         while until is None or not until():
             if not self._step(end):
@@ -207,15 +208,28 @@ class World:
 
     def schedule(self, delay: float, function: Callable[..., object], *args: Any) -> None:
         """Have `function` called by the world, after `delay` seconds."""
-        self._sequence += 1
-        heapq.heappush(self._events, (self.now + delay, self._sequence, function, args))
+        self.schedule_at(self.now + delay, function, *args)
 
-    def send(self, source: Host, target: Host | None, delay: float, deliver: Callable[..., None], *args: Any) -> None:
-        """Carry something from host to host: at once, or after `delay` seconds, or when a partition has healed."""
-        if delay:
-            self.schedule(delay, self._carry, source, target, deliver, args)
+    def schedule_at(self, due: float, function: Callable[..., object], *args: Any) -> None:
+        """Have `function` called by the world when its clock shows `due`."""
+        self._sequence += 1
+        heapq.heappush(self._events, (due, self._sequence, function, args))
+
+    def send(self, source: Host, target: Host | None, due: float, deliver: Callable[..., None], *args: Any) -> None:
+        """Carry something from host to host: at once, or when it is `due`, or when a partition has healed."""
+        if due > self.now:
+            self.schedule_at(due, self.carry, source, target, deliver, args)
         else:
-            self._carry(source, target, deliver, args)
+            self.carry(source, target, deliver, args)
+
+    def carry(self, source: Host, target: Host | None, deliver: Callable[..., None], args: tuple[Any, ...]) -> None:
+        """Deliver something that is due, unless a partition holds it."""
+        if self.partitions and target is not None:
+            held = self.partitions.get(frozenset((source, target)))
+            if held is not None:
+                held.append((deliver, args))
+                return
+        deliver(*args)
 
     def is_cut(self, one: Host, other: Host | None) -> bool:
         """Return whether a partition is between two hosts."""
@@ -354,14 +368,6 @@ class World:
     def _restart(self, host: Host, boots: int) -> None:
         if host.boots == boots and not host.is_up:  # unless the scenario did it
             host.restart()
-
-    def _carry(self, source: Host, target: Host | None, deliver: Callable[..., None], args: tuple[Any, ...]) -> None:
-        if self.partitions and target is not None:
-            held = self.partitions.get(frozenset((source, target)))
-            if held is not None:
-                held.append((deliver, args))
-                return
-        deliver(*args)
 
     def _raise_violation(self) -> None:
         if self.violation is not None:
