@@ -252,7 +252,7 @@ def run(program: Program, directory: Path, port: int = 0) -> list[str]:
 
 
 def test_every_block_of_python_is_marked_and_so_is_run(readme: str) -> None:
-    assert len(PROGRAMS) == readme.count("```python")
+    assert len(PROGRAMS) + len(simulated(readme)) == readme.count("```python")
     assert {program.name for program in SERVERS} == {program.name for program in CLIENTS}
     for program in PROGRAMS:
         compile(program.source, f"README.md, line {program.line}", "exec")
@@ -273,6 +273,47 @@ def test_server_and_its_clients_run_and_print_what_the_readme_says(server: Progr
 def test_program_runs_and_prints_what_the_readme_says(program: Program, tmp_path: Path) -> None:
     assert program.prints
     assert run(program, tmp_path) == program.prints
+
+
+# The test on a simulated network
+
+
+def simulated(text: str) -> list[str]:
+    """Return the test that fails, and what stands in place of its wrong handler."""
+    return re.findall(r"<!-- tests: .*? -->\n```python\n(.*?)```\n", text, re.DOTALL)
+
+
+def run_test(source: str, directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run `source` as a user's test file, with the fixture of the package."""
+    (directory / "pytest.ini").write_text("[pytest]")
+    (directory / "conftest.py").write_text('pytest_plugins = ["reactor.simulation.fixture"]')
+    (directory / "test_adder.py").write_text(source, "utf-8")
+    return subprocess.run(
+        command("-m", "pytest", "-q", "-p", "no:cacheprovider", *options),
+        capture_output=True, env=environment(), text=True, timeout=50, check=False, cwd=directory,
+    )  # fmt: skip
+
+
+def test_simulation_finds_the_wrong_handler_and_prints_what_the_readme_says(readme: str, tmp_path: Path) -> None:
+    wrong, _ = simulated(readme)
+    done = run_test(wrong, tmp_path)
+    assert done.returncode == 1, done.stderr
+    (told,) = re.findall(r"<!-- prints -->\n```text\n(.*?)```\n", readme, re.DOTALL)
+    printed = done.stdout
+    for line in filter(None, map(str.strip, told.splitlines())):
+        assert line in printed, line
+        printed = printed.partition(line)[2]
+    (replay,) = [line[2:].strip() for line in done.stdout.splitlines() if "--simulation-replay" in line]
+    again = run_test(wrong, tmp_path, *shlex.split(replay)[3:])
+    assert again.returncode == 1
+    assert "server.2 recv short" in again.stdout
+
+
+def test_simulation_passes_the_right_handler_of_the_readme(readme: str, tmp_path: Path) -> None:
+    wrong, right = simulated(readme)
+    handler = re.compile(r"    def handle_data.*?\n\n", re.DOTALL)
+    done = run_test(handler.sub(lambda _: right + "\n", wrong, count=1), tmp_path, "--simulation-seeds", "200")
+    assert done.returncode == 0, done.stdout
 
 
 # What else it mentions
@@ -297,7 +338,8 @@ def test_commands_name_modules_extras_and_files_that_exist(readme: str) -> None:
             assert arguments[0] == "install"
             assert set(re.findall(r"\w+", " ".join(re.findall(r"\[(.*)\]", arguments[-1])))) <= set(extras)
         elif module != "pytest":
-            assert ROOT.joinpath(*module.split(".")).with_suffix(".py").is_file(), line
+            place = ROOT.joinpath(*module.split("."))
+            assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), line
 
 
 def test_message_server_of_the_readme_answers_the_client_of_the_readme(readme: str, tmp_path: Path) -> None:

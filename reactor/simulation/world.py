@@ -152,8 +152,10 @@ class World:
             if not self._step(end):
                 if until is None:
                     return
-                passed = "after that" if self.now >= end else "and nothing is left that could happen"
-                raise NotInTime(f"{describe(until)} did not come true within {timeout:g} s, {passed}")
+                if self.now >= end:
+                    raise NotInTime(f"{describe(until)} did not come true within {timeout:g} s")
+                left = f"after {self.elapsed:g} s nothing is left that could happen"
+                raise NotInTime(f"{describe(until)} did not come true: {left}")
 
     def pass_time(self, seconds: float) -> None:
         """Let the clock run on while a program computes: nothing else happens meanwhile."""
@@ -260,6 +262,7 @@ class World:
         Raises:
             Violation: something is.
         """
+        self.note("the scenario is over: every host closes what it has")
         for host in self.hosts.values():
             host.finish()
         self.witness.finish()
@@ -268,6 +271,7 @@ class World:
     def abandon(self) -> None:
         """The scenario has failed: close all, whatever else goes wrong."""
         self.violation = self.violation or Violation("the scenario failed", "")
+        self.note("the scenario has failed: every host closes what it has")
         for host in self.hosts.values():
             host.finish()
 
@@ -375,7 +379,9 @@ class World:
 
 
 def describe(function: Callable[..., object]) -> str:
-    """Return what a person would call `function`: its name, and the line where it stands."""
+    """Return what a person would call `function`, and the line where it stands."""
     code = getattr(function, "__code__", None)
     name = getattr(function, "__name__", type(function).__name__)
-    return f"{name} (line {code.co_firstlineno})" if code is not None else name
+    if code is None:
+        return name
+    return f"{'the condition' if name == '<lambda>' else name} in line {code.co_firstlineno}"
