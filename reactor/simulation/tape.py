@@ -17,7 +17,7 @@ from .faults import CALLS, KIND_BITS, PARAMETERS, Call
 Draws = dict[str, dict[int, int]]
 """The draws that are not 0: by the name of their stream, then by their number in it."""
 
-RATES = (0.0, 0.01, 0.05, 0.2, 0.4, 0.6)
+RATES = (0.0, 0.02, 0.1, 0.3, 0.5, 0.7)
 HARMLESS_WEIGHT = 25
 """So many times as likely as a fault that breaks something is one that does not."""
 
