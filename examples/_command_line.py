@@ -25,8 +25,8 @@ class Mistake(Exception):
     """Something that whoever typed the command can put right."""
 
 
-def make_parser(description: str | None, port: int) -> argparse.ArgumentParser:
-    """Return a parser for `--host`, `--port` and `--authkey-file`, ready for more."""
+def make_parser(description: str | None, port: int, has_key: bool = True) -> argparse.ArgumentParser:
+    """Return a parser for `--host`, `--port` and, if there is a key, `--authkey-file`, ready for more."""
     parser = argparse.ArgumentParser(
         prog=f"python -m examples.{Path(sys.argv[0]).stem}",
         description=description,
@@ -34,14 +34,15 @@ def make_parser(description: str | None, port: int) -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", default="localhost", help="where the server listens (default: %(default)s)")
     parser.add_argument("--port", type=port_number, default=port, help="0 picks a free one (default: %(default)s)")
-    parser.add_argument(
-        "--authkey-file",
-        type=user_path,
-        default=KEY_FILE,
-        metavar="FILE",
-        help="the key that server and clients share, byte for byte the content of this file; "
-        "a server makes one that only you can read where there is none (default: %(default)s)",
-    )
+    if has_key:
+        parser.add_argument(
+            "--authkey-file",
+            type=user_path,
+            default=KEY_FILE,
+            metavar="FILE",
+            help="the key that server and clients share, byte for byte the content of this file; "
+            "a server makes one that only you can read where there is none (default: %(default)s)",
+        )
     return parser
 
 
@@ -87,11 +88,13 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def serve(listener: reactor.Listener, key_file: Path) -> None:
-    """Say where `listener` listens, and run the loop until SIGTERM or Ctrl-C."""
+def serve(listener: reactor.Listener, key_file: Path | None = None) -> None:
+    """Say where `listener` listens, and the key is, and run the loop until SIGTERM or Ctrl-C."""
     logging.basicConfig(format="%(asctime)s %(message)s")
     reactor.shutdown_on_signal(signal.SIGTERM, signal.SIGINT, grace=GRACE)
-    print(f"listening on {reactor.format_address(listener.address)}\nthe key is in {key_file}", flush=True)
+    print(f"listening on {reactor.format_address(listener.address)}", flush=True)
+    if key_file is not None:
+        print(f"the key is in {key_file}", flush=True)
     reactor.loop()
 
 

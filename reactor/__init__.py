@@ -14,6 +14,7 @@ from .addresses import Endpoint, format_address, parse_address
 from .authentication import ShortKeyWarning
 from .calls import Call, ThreadCall
 from .channel import Channel
+from .chat import Chat, LineChannel
 from .codecs import Codec, RestrictedPickle
 from .connecting import Backoff, connect
 from .connection import Connection
@@ -53,6 +54,7 @@ __all__ = [
     "Backoff",
     "Call",
     "Channel",
+    "Chat",
     "ClosedHere",
     "ClosedReactorError",
     "Codec",
@@ -66,6 +68,7 @@ __all__ = [
     "HookError",
     "LimitError",
     "Limits",
+    "LineChannel",
     "Listener",
     "LocalError",
     "PeerClosed",

@@ -35,6 +35,9 @@ class Limits:
     maximum_frame: int = 64 * MIB
     """The largest frame accepted from a peer. Memory grows with the bytes that came, not before."""
 
+    maximum_line: int = 64 * KIB
+    """The most bytes in front of a terminator: of a line, where lines are read."""
+
     high_water: int = 256 * KIB
     """Above so many bytes waiting for a peer that connected to us, reading from it pauses by itself."""
 

@@ -23,6 +23,7 @@ IMPORT_ORDER = [
     "errors",
     "addresses",
     "framing",
+    "splitting",
     "authentication",
     "timers",
     "limits",
@@ -44,6 +45,7 @@ IMPORT_ORDER = [
     "connecting",
     "stream",
     "connection",
+    "chat",
     "listener",
     "simulation.faults",
     "simulation.tape",
@@ -65,7 +67,7 @@ IMPORT_ORDER = [
 GUESTS = {"simulation.fixture": {"pytest"}}
 """What a module may import besides: it is loaded by nobody else."""
 
-PURE = {"errors", "framing", "authentication", "timers", "limits", "producers", "codecs", "states"}
+PURE = {"errors", "framing", "splitting", "authentication", "timers", "limits", "producers", "codecs", "states"}
 """What parses or decides: tested without I/O, so it may not get hold of any."""
 
 IMPURE = {"socket", "select", "selectors", "ssl", "time", "threading", "asyncio", "subprocess", "signal"}
@@ -210,7 +212,7 @@ def test_clock_sockets_resolver_and_random_source_are_called_only_as_they_were_g
 
 # States are objects, not flags (law 3)
 
-CHANNEL_MODULES = ["states", "sending", "channel", "connecting", "stream", "connection", "listener"]
+CHANNEL_MODULES = ["states", "sending", "channel", "connecting", "stream", "connection", "chat", "listener"]
 
 
 ALLOWED_FLAGS = {"self._troubled"}

@@ -1,0 +1,102 @@
+"""A chat room for whoever has a telnet client: what one guest types, all the others see.
+
+    python -m examples.telnet_chat
+    telnet localhost 6023
+
+A line that begins with a slash is a command: /who tells who is in the room, /quit leaves it, and so does the key that
+interrupts a program. Anybody who can connect comes in, and everything goes over the network as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import textwrap
+
+import reactor
+from protocols.telnet import Command, Telnet
+
+from ._command_line import errors_on_one_line, make_parser, printable, serve
+
+LONGEST_NAME = 20
+NARROWEST = 20
+"""Columns. A window that says it has fewer is written to as if it had these."""
+LIMITS = reactor.Limits(maximum_line=2000, maximum_output=1024 * 1024, idle_timeout=8 * 3600.0)
+"""A guest who does not read is shown the door when so much waits for him; the others notice nothing."""
+
+Room = dict[str, "Guest"]
+
+
+class Guest(Telnet):
+    """One terminal: in the room once its user has said a name."""
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.nickname = ""
+        self.width = 80
+
+    def handle_open(self) -> None:
+        self.request_window_size()
+        self.send_text("What is your name? ")
+
+    def handle_window_size(self, width: int, height: int) -> None:
+        if width:
+            self.width = max(width, NARROWEST)
+
+    def handle_line(self, line: str) -> None:
+        text = printable(line.strip())  # nobody gets at the terminals of the others
+        match text:
+            case "/quit":
+                self.leave()
+            case _ if not self.nickname:
+                self.enter(text)
+            case "/who":
+                self.show("* here: " + ", ".join(self.room))
+            case _ if text.startswith("/"):
+                self.show("* there are the commands /who and /quit")
+            case _ if text:
+                self.tell_the_others(f"{self.nickname}: {text}")
+
+    def handle_command(self, command: Command) -> None:
+        if command is Command.INTERRUPT_PROCESS:
+            self.leave()
+        else:
+            super().handle_command(command)
+
+    def handle_close(self, reason: reactor.ReactorError) -> None:
+        if self.nickname:
+            del self.room[self.nickname]
+            self.tell_the_others(f"* {self.nickname} has left")
+
+    def enter(self, name: str) -> None:
+        if not 0 < len(name) <= LONGEST_NAME or name.startswith("/"):
+            self.send_text(f"A name has 1 to {LONGEST_NAME} characters, and no slash in front. What is your name? ")
+        elif name in self.room:
+            self.send_text(f"Somebody called {name} is here already. What is your name? ")
+        else:
+            self.nickname = name
+            self.room[name] = self
+            self.show("* welcome; here: " + ", ".join(self.room))
+            self.tell_the_others(f"* {name} has come in")
+
+    def leave(self) -> None:
+        self.show("* bye")
+        self.close_when_done()
+
+    def tell_the_others(self, text: str) -> None:
+        for guest in self.room.values():
+            if guest is not self:
+                guest.show(text)
+
+    def show(self, text: str) -> None:
+        self.send_text(textwrap.fill(text, self.width) + "\n")
+
+
+def main() -> None:
+    arguments = make_parser(__doc__, port=6023, has_key=False).parse_args()
+    with errors_on_one_line(arguments):
+        guest = functools.partial(Guest, {})
+        serve(reactor.Listener((arguments.host, arguments.port), guest, limits=LIMITS))
+
+
+if __name__ == "__main__":
+    main()
