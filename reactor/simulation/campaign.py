@@ -16,8 +16,8 @@ from .faults import ALL, HARMLESS
 from .running import Report, Scenario, SimulationFailure, simulate
 
 FAULTS = {"all": ALL, "harmless": HARMLESS}
-BATCH_SECONDS = 0.5
-"""Processor time after which a process reports; a run that has begun is finished first."""
+LONGEST_BATCH = 0.5
+"""Seconds of processor time after which a process reports; a run that has begun is finished first."""
 
 
 @dataclasses.dataclass
@@ -121,6 +121,7 @@ def run_campaign(
     results = {place: Result() for place in places}
     end = time.monotonic() + seconds
     work = itertools.cycle(places)
+    batch = min(LONGEST_BATCH, seconds * cores / len(places) / 4)  # so that each one has its turn
     next_seed = dict.fromkeys(places, first_seed)
     with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn")) as pool:
         running: dict[Future[tuple[Result, int]], Place] = {}
@@ -131,7 +132,7 @@ def run_campaign(
                 place = next(place for place in work if place in able)
                 able.remove(place)
                 busy.add(place)
-                running[pool.submit(run_batch, place, next_seed[place])] = place
+                running[pool.submit(run_batch, place, next_seed[place], batch)] = place
             if not running:
                 return results
             done, _ = wait(running, 1.0, FIRST_COMPLETED)
@@ -144,8 +145,8 @@ def run_campaign(
                 progress(results)
 
 
-def run_batch(place: Place, first_seed: int) -> tuple[Result, int]:
-    """Run one scenario for a moment; return what came of it, and the first seed that is left."""
+def run_batch(place: Place, first_seed: int, seconds: float) -> tuple[Result, int]:
+    """Run one scenario for so many `seconds`; return what came of it, and the first seed that is left."""
     scenario = place.find()
     result = Result()
     began = time.process_time()
@@ -156,7 +157,7 @@ def run_batch(place: Place, first_seed: int) -> tuple[Result, int]:
             failure.replay = f"python -m reactor.simulation {place} --seed {seed} --tape '{failure.tape}'"
             result.failures.append(str(failure))
         result.seconds = time.process_time() - began
-        if result.failures or result.seconds >= BATCH_SECONDS:
+        if result.failures or result.seconds >= seconds:
             return result, seed + 1
     raise AssertionError("the seeds have no end")
 

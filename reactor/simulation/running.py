@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Protocol
@@ -196,7 +197,12 @@ def simulate(
 
 
 def torture(
-    scenario: Scenario, *, faults: Set[str] = ALL, pairs: bool = False, only: Callable[[str], bool] | None = None
+    scenario: Scenario,
+    *,
+    faults: Set[str] = ALL,
+    pairs: bool = False,
+    only: Callable[[str], bool] | None = None,
+    every: int = 1,
 ) -> Report:
     """Run `scenario` once for each failure of each call that it makes: one failure a run, or two.
 
@@ -205,6 +211,7 @@ def torture(
         faults: those that are tried.
         pairs: try every two failures, the second among the calls that follow the first.
         only: tells by the name of a call (``"recv"``) whether it is to fail; by default every call is.
+        every: try one in so many of the failures; of pairs, one in so many of the first ones.
 
     Raises:
         SimulationFailure: as `simulate` does.
@@ -220,7 +227,7 @@ def torture(
             raise explain(scenario, 0, outcome, shrinking=False) from outcome.failure
         return log
 
-    for first in _failures(attempt({}), faults, only):
+    for first in itertools.islice(_failures(attempt({}), faults, only), 0, None, every):
         log = attempt(_joined(first))
         if pairs:
             where = log.index(next(entry for entry in log if entry[:2] == first[:2]))
@@ -281,9 +288,10 @@ def _failures(
 ) -> Iterator[tuple[str, int, int]]:
     for name, number, call in log:
         if only is None or only(call.name):
-            for kind in range(1, call.size):
-                if call.labels[kind] in faults:
-                    yield name, number, kind
+            for kind, fault in enumerate(call.faults):
+                if fault is not None and call.labels[kind] in faults:
+                    for parameter in fault.tried:
+                        yield name, number, kind | parameter << KIND_BITS
 
 
 def _joined(*entries: tuple[str, int, int]) -> Draws:

@@ -278,6 +278,8 @@ class SimulatedSocket:
         host = self._host
         host.injected(self._file.name, call, fault)
         if fault.name == "short":
+            if not isinstance(self._file, TcpSocket):
+                return size  # no datagram is sent or received in part
             return min(size, 1 + ((parameter >> 3) >> (parameter & 7)))
         if fault.name == "slow call":
             host.world.pass_time(parameter / 1024 * LONGEST_CALL)

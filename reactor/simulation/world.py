@@ -7,7 +7,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from ..addresses import Address
@@ -27,6 +27,10 @@ STANDSTILL = 100_000
 """Turns without a moment passing after which the world is taken to hang."""
 WEATHER_INTERVAL = 1.0
 LONGEST_OUTAGE = 16.0
+
+HOST_NAME = re.compile(r"[A-Za-z][\w-]*(\.[A-Za-z][\w-]*)*", re.ASCII)
+"""So that it is no address, and that the streams of hosts and of their sockets have names of their own."""
+RESERVED_NAMES = {"localhost", "world"}
 
 Item = TypeVar("Item")
 
@@ -91,6 +95,7 @@ class World:
         self.partitions: dict[frozenset[Host], list[tuple[Callable[..., None], tuple[Any, ...]]]] = {}
         self.tolerated: tuple[type[Exception], ...] = ()
         self.violation: Violation | None = None
+        self.condemned: dict[Host, bool] = {}
         self.witness = Witness(self)
         self._stream = tape.stream("world")
         self._events: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
@@ -107,9 +112,16 @@ class World:
         Arguments:
             setup: see `Host.on_boot`.
             descriptors: how many the host may have open, if it starts here.
+        Raises:
+            LocalError: no host can have this name.
         """
         host = self.hosts.get(name)
         if host is None:
+            if not HOST_NAME.fullmatch(name) or name in RESERVED_NAMES:
+                raise LocalError(
+                    f"a simulated host cannot have the name {name!r}; take letters, digits, '-' and '_', a letter "
+                    "first, and neither 'localhost' nor 'world'. It gets its addresses from the world"
+                )
             host = self.hosts[name] = Host(self, name, len(self.hosts) + 1, descriptors)
         if setup is not None:
             host.on_boot(setup)
@@ -167,14 +179,26 @@ class World:
         self.schedule(delay, function, *args)
 
     def partition(self, one: str, other: str) -> None:
-        """Let nothing pass between two hosts until `heal`. What is sent is kept, as TCP would send it again."""
+        """Let nothing pass between two hosts until `heal`. What is sent is kept, as TCP would send it again.
+
+        Datagrams are lost. Connections last, however long it takes.
+
+        Raises:
+            LocalError: there is no such host.
+        """
+        pair = self._pair(one, other)
         self.note(f"{one} and {other} are cut off from each other")
-        self.partitions.setdefault(frozenset((self.host(one), self.host(other))), [])
+        self.partitions.setdefault(pair, [])
 
     def heal(self, one: str, other: str) -> None:
-        """Let everything pass between two hosts again."""
+        """Let everything pass between two hosts again.
+
+        Raises:
+            LocalError: there is no such host.
+        """
+        pair = self._pair(one, other)
         self.note(f"{one} and {other} are connected again")
-        for function, args in self.partitions.pop(frozenset((self.host(one), self.host(other))), []):
+        for function, args in self.partitions.pop(pair, []):
             self.schedule(0.0, function, *args)
 
     def invariant(self, holds: Callable[[], object]) -> None:
@@ -249,10 +273,11 @@ class World:
     def wait_for(self, host: Host, timeout: float | None) -> None:
         """Let time pass until `host`, which runs its own loop, has something ready."""
         end = math.inf if timeout is None else self.now + timeout
-        while not host.has_ready() and self.now < end:
+        while not host.has_ready() and self.now < end and host not in self.condemned:
             if not self._step(end):
                 if timeout is None:
                     raise LocalError(f"{host.name} waits for ever: nothing is left that could happen")
+                self.pass_time(end - self.now)
                 return
         use_reactor(host.reactor)
 
@@ -273,7 +298,8 @@ class World:
         self.violation = self.violation or Violation("the scenario failed", "")
         self.note("the scenario has failed: every host closes what it has")
         for host in self.hosts.values():
-            host.finish()
+            with suppress(Exception):  # a broken engine may let out what its hooks raise
+                host.finish()
 
     @property
     def elapsed(self) -> float:
@@ -300,8 +326,16 @@ class World:
 
     # Steps
 
+    def _pair(self, *names: str) -> frozenset[Host]:
+        unknown = [name for name in names if name not in self.hosts]
+        if unknown:
+            raise LocalError(f"there is no host {unknown[0]!r}; there are {', '.join(self.hosts) or 'none'}")
+        return frozenset(self.hosts[name] for name in names)
+
     def _step(self, end: float) -> bool:
         """Run one turn of every host that has something to do, or let time pass. False: nothing is left till `end`."""
+        for host in [host for host in self.condemned if not host.reactor.is_running]:
+            host.kill(self.condemned.pop(host))
         runnable = [host for host in self.hosts.values() if host.is_runnable()]
         if not runnable:
             return self._pass_on(end)
@@ -333,9 +367,10 @@ class World:
                 wait = host.reactor.next_timeout()
                 if wait is not None:
                     due = min(due, self.now + wait)
+        if due == math.inf:
+            return False
         if due > end:
-            if end < math.inf and due < math.inf:
-                self.now = max(self.now, end)
+            self.now = max(self.now, end)
             return False
         if due > self.now:
             self.now = due
