@@ -30,7 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="run this one seed of one function, with its trace")
     parser.add_argument("--tape", help="with --seed: the draws to replay, as a failure has printed them")
     options = parser.parse_args(arguments)
-    sys.path.insert(0, os.getcwd())  # as `python -m` does, in the processes of the campaign too
+    if options.cores < 1 or not options.seconds > 0:
+        parser.error("a campaign needs a processor and some time: --cores is at least 1, --seconds is above 0")
+    if options.tape is not None and options.seed is None:
+        parser.error("--tape replays one run: say which one with --seed")
     try:
         places = find_scenarios(options.target, options.faults)
         if options.seed is not None:

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import itertools
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -86,8 +87,9 @@ def find_scenarios(target: str, faults: str | None = None) -> list[Place]:
     name, _, function = target.partition(":")
     try:
         module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise LocalError(f"{target!r}: {error}; give it as package.module or package.module:function") from None
+    except Exception as error:
+        hint = "; give it as package.module or package.module:function" if isinstance(error, ImportError) else ""
+        raise LocalError(f"{target!r} cannot be imported: {type(error).__name__}: {error}{hint}") from None
     if function:
         if not callable(getattr(module, function, None)):
             raise LocalError(f"{name} has no function {function!r}")
@@ -155,6 +157,7 @@ def run_batch(place: Place, first_seed: int, seconds: float) -> tuple[Result, in
             result.report.add(simulate(scenario, [seed], faults=FAULTS[place.faults]))
         except SimulationFailure as failure:
             failure.replay = f"python -m reactor.simulation {place} --seed {seed} --tape '{failure.tape}'"
+            failure.replay += "" if place.faults == "harmless" else f" --faults {place.faults}"
             result.failures.append(str(failure))
         result.seconds = time.process_time() - began
         if result.failures or result.seconds >= seconds:
@@ -164,4 +167,10 @@ def run_batch(place: Place, first_seed: int, seconds: float) -> tuple[Result, in
 
 def _places(module: ModuleType, name: str, faults: str) -> Iterator[Place]:
     for scenario in getattr(module, name, ()):
-        yield Place(scenario.__module__, scenario.__name__, faults)
+        home, called = getattr(scenario, "__module__", ""), getattr(scenario, "__name__", "")
+        if getattr(sys.modules.get(home), called, None) is not scenario:
+            raise LocalError(
+                f"{scenario!r} in {module.__name__}.{name} is not found by its name, and other processes must find it; "
+                "make it a function of a module"
+            )
+        yield Place(home, called, faults)

@@ -33,6 +33,8 @@ QUIET_BATCHES = 40
 LONGEST_HANDLER = 0.1
 
 LOCALHOST = "localhost"
+LAST_PORT = 60999
+"""Of the ports that Linux chooses by itself, from `EPHEMERAL` on (ip(7))."""
 
 
 class Host:
@@ -95,7 +97,6 @@ class Host:
 
     def connect(self, address: Address, factory: Callable[[], AnyChannel], **options: Any) -> AnyChannel:
         """Return a channel of this host that connects to `address`; see `reactor.connect`."""
-        use_reactor(self.reactor)
         return connect(address, factory, reactor=self.reactor, **options)
 
     def on_boot(self, setup: Callable[[Host], object]) -> None:
@@ -289,9 +290,10 @@ class Host:
 
     def free_port(self) -> int:
         """Return a port that nobody has."""
+        used = {file.local[1] for file in self.table.values() if isinstance(file, TcpSocket | UdpSocket) and file.local}
         while True:
-            self._ports += 1
-            if not any(self.is_taken(family, self._ports) for family in WILDCARDS):
+            self._ports = self._ports + 1 if self._ports < LAST_PORT else EPHEMERAL
+            if self._ports not in used:
                 return self._ports
 
     def is_taken(self, family: int, port: int) -> bool:
@@ -360,9 +362,12 @@ class Host:
     @contextmanager
     def _set_up(self) -> Iterator[None]:
         """What a program does when it starts either works, or the program ends: no use to let that fail."""
-        use_reactor(self.reactor)
-        with self.world.tape.calm():
-            yield
+        before = use_reactor(self.reactor)
+        try:
+            with self.world.tape.calm():
+                yield
+        finally:
+            use_reactor(before)
 
     def _forget_everything(self) -> None:
         self.table.clear()

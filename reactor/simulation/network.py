@@ -164,7 +164,8 @@ class TcpSocket(File):
         if self.role == "connected":
             return errno.EISCONN
         if self.role == "dead":
-            return errno.ECONNABORTED
+            number, self.error = self.error, 0
+            return number or errno.ECONNABORTED
         if self.local is None:
             self.bind(("", 0))
         self.local = self.host.seen_from(self.local, address)

@@ -454,6 +454,9 @@ class Witness:
         limits = listener.limits
         if listener.connections > limits.maximum_connections:
             self._over_limit(listener, listener.connections, "maximum_connections")
+        most = max(listener._peers.values(), default=0)
+        if most > limits.maximum_connections_per_peer:
+            self._over_limit(listener, most, "maximum_connections_per_peer")
         if len(listener._unauthenticated) > limits.maximum_unauthenticated:
             self._over_limit(listener, len(listener._unauthenticated), "maximum_unauthenticated")
 

@@ -51,6 +51,21 @@ class NotInTime(AssertionError):
     """What `World.run` waited for did not come true."""
 
 
+class _Nobody:
+    """The default reactor where no program of a host runs: a real one would be on the real network."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Refuse, as soon as `get_reactor` asks."""
+        raise LocalError(
+            "no program of a simulated host runs here: say which host, with world.listen, world.connect or "
+            "world.host, or ask for the `reactor` of a host"
+        )
+
+
+NOBODY: Any = _Nobody()
+
+
 class _LogTaker(logging.Handler):
     """Takes what the engine logs into the trace; an exception that escaped from the program is a violation."""
 
@@ -133,7 +148,12 @@ class World:
         Arguments:
             address: (name of the host, port).
             options: see `Listener`.
+
+        Raises:
+            LocalError: `address` is no such pair.
         """
+        if not isinstance(address, tuple) or len(address) != 2 or not isinstance(address[0], str):
+            raise LocalError(f"{address!r} says not on which host; give (name of the host, port)")
         return self.host(address[0]).listen(address, factory, **options)
 
     def connect(
@@ -151,7 +171,8 @@ class World:
         """Let time pass.
 
         Arguments:
-            until: return as soon as this holds; None for as soon as nothing is left that could happen.
+            until: return as soon as this holds; None for as soon as nothing is left that could happen, or
+                `timeout` is over.
             timeout: virtual seconds that this may take.
 
         Raises:
@@ -161,13 +182,15 @@ class World:
         __tracebackhide__ = True
         end = self.now + timeout
         while until is None or not until():
-            if not self._step(end):
+            if self.now > end or not self._step(end):
+                use_reactor(NOBODY)
                 if until is None:
                     return
                 if self.now >= end:
                     raise NotInTime(f"{describe(until)} did not come true within {timeout:g} s")
                 left = f"after {self.elapsed:g} s nothing is left that could happen"
                 raise NotInTime(f"{describe(until)} did not come true: {left}")
+        use_reactor(NOBODY)
 
     def pass_time(self, seconds: float) -> None:
         """Let the clock run on while a program computes: nothing else happens meanwhile."""
@@ -188,7 +211,8 @@ class World:
         """
         pair = self._pair(one, other)
         self.note(f"{one} and {other} are cut off from each other")
-        self.partitions.setdefault(pair, [])
+        # A list of its own, so that the end of an earlier partition does not end this one.
+        self.partitions[pair] = list(self.partitions.get(pair, ()))
 
     def heal(self, one: str, other: str) -> None:
         """Let everything pass between two hosts again.
@@ -230,7 +254,7 @@ class World:
         if self.violation is None:
             self.note(f"VIOLATION {kind}: {details}")
             self.violation = Violation(kind, details)
-            self.violation.__cause__ = cause
+            self.violation.__cause__ = without_engine(cause)
 
     def schedule(self, delay: float, function: Callable[..., object], *args: Any) -> None:
         """Have `function` called by the world, after `delay` seconds."""
@@ -287,6 +311,7 @@ class World:
         Raises:
             Violation: something is.
         """
+        self._look_at_invariants()
         self.note("the scenario is over: every host closes what it has")
         for host in self.hosts.values():
             host.finish()
@@ -311,18 +336,20 @@ class World:
         """Take what the engine logs, and the default reactor of this thread, for as long as this lasts."""
         log = logging.getLogger("reactor")
         taker = _LogTaker(self)
-        before = log.propagate, log.level
-        log.propagate = False
+        before = log.propagate, log.level, log.disabled, logging.root.manager.disable
+        logging.disable(logging.NOTSET)  # what is logged tells which exceptions escaped
+        log.propagate = log.disabled = False
         log.setLevel(logging.DEBUG if self.tracing else logging.ERROR)
         log.addHandler(taker)
-        reactor = use_reactor(None)
+        reactor = use_reactor(NOBODY)
         try:
             yield
         finally:
             use_reactor(reactor)
             log.removeHandler(taker)
-            log.propagate = before[0]
+            log.propagate, _, log.disabled, disabled = before
             log.setLevel(before[1])
+            logging.disable(disabled)
 
     # Steps
 
@@ -334,6 +361,7 @@ class World:
 
     def _step(self, end: float) -> bool:
         """Run one turn of every host that has something to do, or let time pass. False: nothing is left till `end`."""
+        __tracebackhide__ = True
         for host in [host for host in self.condemned if not host.reactor.is_running]:
             host.kill(self.condemned.pop(host))
         runnable = [host for host in self.hosts.values() if host.is_runnable()]
@@ -351,9 +379,7 @@ class World:
                 self.turns += 1
                 if self.violation is not None:
                     self._raise_violation()
-        for holds in self._invariants:
-            if holds() is False:
-                raise Violation("an invariant of the scenario does not hold", describe(holds))
+        self._look_at_invariants()
         self._standing += 1
         if self._standing > STANDSTILL:
             raise Violation("time stands still", f"{STANDSTILL} turns of {', '.join(h.name for h in runnable)}")
@@ -383,6 +409,11 @@ class World:
             function(*args)
         return True
 
+    def _look_at_invariants(self) -> None:
+        for holds in self._invariants:
+            if holds() is False:
+                raise Violation("an invariant of the scenario does not hold", describe(holds))
+
     def _change_weather(self) -> None:
         self._next_weather = self.now + WEATHER_INTERVAL
         fault, parameter = WEATHER.decode(self._stream.draw(WEATHER))
@@ -395,7 +426,7 @@ class World:
             if one is not other and not self.is_cut(one, other):
                 one.injected("world", WEATHER, fault)
                 self.partition(one.name, other.name)
-                self.schedule(outage, self.heal, one.name, other.name)
+                self.schedule(outage, self._clear_up, one, other, self.partitions[frozenset((one, other))])
             return
         able = [host for host in hosts if host.can_restart and host.is_up and not host.reactor.is_running]
         if able:
@@ -404,13 +435,29 @@ class World:
             host.kill(power_cut=fault.name == "power cut")
             self.schedule(outage, self._restart, host, host.boots)
 
+    def _clear_up(self, one: Host, other: Host, held: list[Any]) -> None:
+        if self.partitions.get(frozenset((one, other))) is held:  # the scenario has made none of its own since
+            self.heal(one.name, other.name)
+
     def _restart(self, host: Host, boots: int) -> None:
         if host.boots == boots and not host.is_up:  # unless the scenario did it
             host.restart()
 
     def _raise_violation(self) -> None:
+        __tracebackhide__ = True
         if self.violation is not None:
             raise self.violation
+
+
+def without_engine(error: BaseException | None) -> BaseException | None:
+    """Return `error` with a traceback that begins where the user's code does."""
+    if error is not None:
+        traceback = error.__traceback__
+        while traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith("reactor."):
+            traceback = traceback.tb_next
+        if traceback is not None:
+            error.__traceback__ = traceback
+    return error
 
 
 def describe(function: Callable[..., object]) -> str:
