@@ -74,6 +74,8 @@ def parse_address(address: Address, family: str | None = None) -> Endpoint:
         if "AF_UNIX" not in FAMILIES:
             raise AddressError(f"this system has no Unix sockets: {address!r}")
         endpoint = Endpoint(FAMILIES["AF_UNIX"], address)
+        if (b"\0" if isinstance(address, bytes) else "\0") in address and not endpoint.is_abstract:  # type: ignore[operator]
+            raise AddressError(f"{address!r} is no path: there is a NUL in it")
     else:
         raise AddressError(f"{address!r} is no address; give (host, port), a path, 'tcp://host:port' or 'unix:///path'")
     if family is None:
@@ -159,4 +161,15 @@ def _parse_url(url: str) -> Endpoint:
     plain = unicodedata.normalize("NFKC", rest)
     if parts is None or not HOST_AND_PORT.fullmatch(plain) or not rest.isprintable():
         raise AddressError(f"{url!r} is no address; give tcp://host:port")
+    if parts[1] and not _is_ipv6(parts[1]):
+        raise AddressError(f"{url!r} is no address; brackets are for numbers of IPv6, as in tcp://[::1]:80")
     return _parse_inet((parts[1] or parts[2].lower(), int(parts[3])))
+
+
+def _is_ipv6(host: str) -> bool:
+    number, _, scope = host.partition("%")
+    try:
+        socket.inet_pton(socket.AF_INET6, number)
+    except OSError:
+        return False
+    return bool(scope) or "%" not in host

@@ -78,6 +78,9 @@ class RestrictedPickle:
             it is given: each of them may be called with arguments that the peer chose. A pickle can
             also set attributes of what is allowed, of the class itself too: allow nothing of which that matters.
 
+    A pickle of a few bytes can use up the memory, and one of a megabyte the stack of the interpreter, whatever is
+    allowed: for peers without a key choose ``"json"``.
+
     Raises:
         LocalError: a name has no module in front.
     """

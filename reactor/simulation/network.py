@@ -3,6 +3,11 @@
 TCP here is what a program can see of it: bytes in order, bounded buffers, half-close, resets, refused and
 hanging connects, a backlog. Where systems differ (a reset that destroys unread input does so on BSD, and on
 Linux it does not) a draw decides.
+
+As long as nothing goes wrong, calls end as they do on Linux, readiness and error numbers included, but for this:
+buffers have sizes of their own; a port is taken by who listens on it, not by who is bound to it; a socket connects
+once, and is shut down only when it is connected; of the options SO_KEEPALIVE and SO_ERROR alone mean something, and
+flags mean nothing.
 """
 
 from __future__ import annotations

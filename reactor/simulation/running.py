@@ -252,7 +252,8 @@ def explain(scenario: Scenario, seed: int | str, outcome: Outcome, *, shrinking:
     draws = shrunk(scenario, seed, outcome) if shrinking else outcome.draws
     traced = run_once(scenario, seed, draws=draws, tracing=True)
     if traced.failure is None:
-        traced.failure = Violation("the run does not repeat itself", f"it failed with {outcome.failure!r} at first")
+        details = f"it failed with {outcome.failure!r} at first; what it does depends on something outside of its world"
+        traced.failure = Violation("the run does not repeat itself", details)
     return SimulationFailure(getattr(scenario, "__name__", "scenario"), seed, found, traced)
 
 

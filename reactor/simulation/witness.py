@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..channel import Channel
 from ..connecting import Attempt
 from ..connection import JOINED, Connection, cut
-from ..errors import ReactorError, RemoteError
+from ..errors import ReactorError, RemoteError, excerpt
 from ..framing import SHORT
 from ..listener import Listener
 from ..producers import FileSlice, OutputQueue, Producer
@@ -99,7 +99,7 @@ class Ledger:
             if expected is None:
                 return f"a frame of {len(data)} bytes was delivered that was never sent"
             if expected != data:
-                return f"frame {self.received} was sent with {len(expected)} bytes and delivered as other {len(data)}"
+                return f"frame {self.received} was sent as {excerpt(expected)} and delivered as {excerpt(data)}"
             self._parts[0].chunks.popleft()
             return None
         while data:
@@ -215,8 +215,8 @@ class StreamLedger(Channel):
 
     def push(self, data: Any) -> None:
         super().push(data)
-        if type(data) is bytes:
-            witness_of(self).queued(self).add(data)
+        if is_buffer(data):
+            witness_of(self).queued(self).add(bytes(memoryview(data)))
 
     def _push_producer(self, source: Any) -> None:
         super()._push_producer(source)
@@ -434,7 +434,9 @@ class Witness:
                 self._look_at_listener(channel)
                 continue
             size, limits = channel.output_size, channel.limits
-            if size > limits.maximum_output:
+            if size > limits.high_water and channel in host.reactor.dirty:
+                self._restless[channel] = None  # it was queued while others were flushed, and is looked at next
+            elif size > limits.maximum_output:
                 self._over_limit(channel, size, "maximum_output")
             elif size > limits.high_water and channel.state is channel._states["Open"]:
                 origin = channel._origin

@@ -240,8 +240,7 @@ class World:
     def note(self, text: str, where: str = "world") -> None:
         """Put a line into the trace."""
         if self.tracing:
-            plain = re.sub(r" at 0x[0-9a-f]+", "", text)  # the places of objects differ from run to run
-            self.trace.append(f"{self.now - BEGINNING:12.6f}  {where:8}  {plain}")
+            self.trace.append(f"{self.now - BEGINNING:12.6f}  {where:8}  {without_places(text)}")
 
     # What the parts of the world do
 
@@ -253,7 +252,7 @@ class World:
         """Take note that an invariant does not hold. `run` raises it when this turn is over."""
         if self.violation is None:
             self.note(f"VIOLATION {kind}: {details}")
-            self.violation = Violation(kind, details)
+            self.violation = Violation(kind, without_places(details))
             self.violation.__cause__ = without_engine(cause)
 
     def schedule(self, delay: float, function: Callable[..., object], *args: Any) -> None:
@@ -382,7 +381,8 @@ class World:
         self._look_at_invariants()
         self._standing += 1
         if self._standing > STANDSTILL:
-            raise Violation("time stands still", f"{STANDSTILL} turns of {', '.join(h.name for h in runnable)}")
+            names = ", ".join(host.name for host in runnable)
+            raise Violation("time stands still", f"{STANDSTILL:,} turns of {names}, and no moment has passed")
         return True
 
     def _pass_on(self, end: float) -> bool:
@@ -458,6 +458,11 @@ def without_engine(error: BaseException | None) -> BaseException | None:
         if traceback is not None:
             error.__traceback__ = traceback
     return error
+
+
+def without_places(text: str) -> str:
+    """Return `text` without the places of objects in memory, which differ from run to run."""
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def describe(function: Callable[..., object]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from reactor.simulation.running import Scenario
 
-from . import closing, connecting, datagrams, handshakes, listening, outages, sending, storms, timeouts
+from . import anything, closing, connecting, datagrams, handshakes, listening, outages, sending, storms, timeouts
 
 HANDSHAKES: list[Scenario] = [
     handshakes.both_know_the_key,
@@ -84,6 +84,9 @@ SCENARIOS: list[Scenario] = [
     datagrams.datagrams_are_answered,
     datagrams.datagram_is_too_large,
     datagrams.nobody_takes_datagrams,
+    anything.anything_on_streams,
+    anything.anything_in_frames,
+    anything.anything_with_a_key,
 ]
 """All of them, for all faults."""
 

@@ -70,6 +70,13 @@ def test_url_of_which_not_every_character_counts_is_refused(url: str) -> None:
         parse_address(url)
 
 
+@pytest.mark.parametrize("url", ["tcp://[name]:80", "tcp://[B]:80", "tcp://[127.0.0.1]:80"])
+def test_brackets_around_anything_but_a_number_of_ipv6_are_refused(url: str) -> None:
+    """Printed, they were gone, and what was left meant another host: capital letters count only in brackets."""
+    with pytest.raises(AddressError):
+        parse_address(url)
+
+
 def test_url_with_a_control_byte_is_refused_or_printed_on_one_line() -> None:
     for character in "\0\x0b\x1b\x85\u2028\udc80":
         try:

@@ -44,8 +44,13 @@ def seeds_of(target: Target) -> Iterator[tuple[str, bytes]]:
 def inputs_of(target: Target) -> Iterator[tuple[str, bytes]]:
     """Yield the seeds and the corpus of a target, each input with a name."""
     yield from seeds_of(target)
-    for path in sorted((CORPUS / target.name).iterdir()):
+    for path in corpus_of(target):
         yield str(path), path.read_bytes()
+
+
+def corpus_of(target: Target) -> list[Path]:
+    """Return the files of the corpus of a target: none where its seeds reach everything."""
+    return sorted((CORPUS / target.name).glob("*"))
 
 
 # The corpus
@@ -69,10 +74,10 @@ def test_target_takes_no_bytes_and_any_single_byte(target: Target) -> None:
 
 def test_every_target_has_seeds_and_a_small_corpus() -> None:
     assert list(SEEDS) == list(TARGETS)
-    assert {path.name for path in CORPUS.iterdir() if path.is_dir()} == set(TARGETS)
+    assert {path.name for path in CORPUS.iterdir() if path.is_dir()} <= set(TARGETS)
     total = 0
     for target in TARGETS.values():
-        sizes = [path.stat().st_size for path in (CORPUS / target.name).iterdir()]
+        sizes = [path.stat().st_size for path in corpus_of(target)]
         assert len(sizes) <= MOST_FILES, target.name
         assert max([*sizes, *(len(seed) for _, seed in seeds_of(target))]) <= LONGEST_INPUT, target.name
         total += sum(sizes)
@@ -418,7 +423,7 @@ def test_target_is_fuzzed_and_its_corpus_made_small(own_directories: Path) -> No
     assert run.findings == ()
     (own_directories / "found" / "excerpts" / "one more").write_bytes(b"a\nb" * 100)
     files, size = running.minimize(target)
-    kept = list((own_directories / "corpus" / "excerpts").iterdir())
+    kept = list((own_directories / "corpus" / "excerpts").glob("*"))
     assert (files, size) == (len(kept), sum(path.stat().st_size for path in kept))
     for path in kept:
         target.check(path.read_bytes())

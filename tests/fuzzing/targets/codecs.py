@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import copyreg
 import gc
 import json
@@ -118,6 +119,8 @@ def bytes_codec(data: bytes) -> None:
 class Forbidden:
     """A class that no pickle may load, although it has a number in the registry of extensions."""
 
+
+codecs.lookup("ascii")  # or it would be imported when the first pickle of protocol 0 is loaded
 
 EXTENSION = 240
 PLAIN = {type(None), bool, int, float, str, bytes, bytearray, list, tuple, dict, set, frozenset}

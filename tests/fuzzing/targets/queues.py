@@ -270,12 +270,12 @@ def output_queue(data: bytes) -> None:
                 pushing.renew_marks()
             case 9:
                 pushing.clear()
-            case 10:
+            case 10 if pushing.queue.size < BYTES_PER_CALL:
                 pushing.append(LARGE, as_view=False)
             case 11:
                 for place in range(PRODUCERS_WAITING):
                     pushing.append_source(WithMore, [bytes([place])], 0)
-            case 12:
+            case 12 if pushing.queue.size < BUFFERS_PER_CALL:
                 for place in range(BUFFERS_PER_CALL + 1):
                     pushing.append(bytes([place % 256]), as_view=False)
             case 13:

@@ -140,7 +140,7 @@ def assert_url_means_what_it_says(url: str, endpoint: Endpoint) -> None:
     written = url.removeprefix("tcp://")
     said_host, _, said_port = written.rpartition(":")
     assert int(said_port) == port
-    assert said_host.lower() in (host, f"[{host}]")
+    assert said_host.lower() in (host.lower(), f"[{host.lower()}]")
 
 
 def excerpts(data: bytes) -> None:
