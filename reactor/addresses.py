@@ -8,10 +8,11 @@ and ``unix://path``.
 from __future__ import annotations
 
 import dataclasses
+import re
 import socket
 import sys
+import unicodedata
 from typing import Any
-from urllib.parse import urlsplit
 
 from .errors import AddressError
 
@@ -19,6 +20,9 @@ Address = tuple[Any, ...] | str | bytes
 
 FAMILIES = {name: getattr(socket, name) for name in ("AF_INET", "AF_INET6", "AF_UNIX") if hasattr(socket, name)}
 """The families by the names that ``multiprocessing`` has for them, as far as the platform has them."""
+
+HOST_AND_PORT = re.compile(r"(?:\[([^][/?#@ ]+)\]|([^][/?#@: ]*)):([0-9]{1,5})")
+"""What stands behind ``tcp://``: every character counts, so nothing is stripped, and no user or query is dropped."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,11 +74,13 @@ def parse_address(address: Address, family: str | None = None) -> Endpoint:
         if "AF_UNIX" not in FAMILIES:
             raise AddressError(f"this system has no Unix sockets: {address!r}")
         endpoint = Endpoint(FAMILIES["AF_UNIX"], address)
+        if (b"\0" if isinstance(address, bytes) else "\0") in address and not endpoint.is_abstract:  # type: ignore[operator]
+            raise AddressError(f"{address!r} is no path: there is a NUL in it")
     else:
         raise AddressError(f"{address!r} is no address; give (host, port), a path, 'tcp://host:port' or 'unix:///path'")
     if family is None:
         return endpoint
-    if endpoint.is_unix != (family == "AF_UNIX"):
+    if endpoint.is_unix != (family == "AF_UNIX") or (len(endpoint.location) == 4 and family == "AF_INET"):
         raise AddressError(f"{address!r} is no address of the family {family}")
     return Endpoint(FAMILIES[family], endpoint.location)
 
@@ -128,8 +134,10 @@ def numeric(endpoint: Endpoint) -> Endpoint:
 def _parse_inet(address: tuple[Any, ...]) -> Endpoint:
     if len(address) not in (2, 4) or not isinstance(address[0], str | bytes | None):
         raise AddressError(f"{address!r} is no address; give (host, port), both of them: ('localhost', 6000)")
+    if not all(type(number) is int and number >= 0 for number in address[2:]):
+        raise AddressError(f"{address!r} is no address of IPv6; give (host, port, flow, scope), with whole numbers")
     port = address[1]
-    if not isinstance(port, int) or not 0 <= port <= 65535:
+    if type(port) is not int or not 0 <= port <= 65535:
         raise AddressError(f"{port!r} is no port; give a whole number from 0 to 65535")
     host = address[0] or ""
     if isinstance(host, bytes):
@@ -143,16 +151,25 @@ def _parse_inet(address: tuple[Any, ...]) -> Endpoint:
 def _parse_url(url: str) -> Endpoint:
     scheme, _, rest = url.partition("://")
     if scheme == "unix":
-        if not rest:
+        if not rest or "://" in rest:
             raise AddressError(f"{url!r} names no path; give unix:///path")
         return parse_address(rest)
     if scheme != "tcp":
         raise AddressError(f"{url!r} has the scheme {scheme!r}; tcp:// and unix:// are understood")
-    try:
-        parts = urlsplit(f"//{rest}")
-        host, port = parts.hostname, parts.port
-    except ValueError:  # brackets that do not match, a port that is no number
-        host, port = None, None
-    if port is None or parts.path or parts.query or parts.fragment or parts.username is not None:
+    parts = HOST_AND_PORT.fullmatch(rest)
+    # A letter that stands for several, as in IDNA, must not bring in what was refused.
+    plain = unicodedata.normalize("NFKC", rest)
+    if parts is None or not HOST_AND_PORT.fullmatch(plain) or not rest.isprintable():
         raise AddressError(f"{url!r} is no address; give tcp://host:port")
-    return _parse_inet((host or "", port))
+    if parts[1] and not _is_ipv6(parts[1]):
+        raise AddressError(f"{url!r} is no address; brackets are for numbers of IPv6, as in tcp://[::1]:80")
+    return _parse_inet((parts[1] or parts[2].lower(), int(parts[3])))
+
+
+def _is_ipv6(host: str) -> bool:
+    number, _, scope = host.partition("%")
+    try:
+        socket.inet_pton(socket.AF_INET6, number)
+    except OSError:
+        return False
+    return bool(scope) or "%" not in host

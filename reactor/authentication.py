@@ -259,6 +259,7 @@ class ChallengeSpotter(FrameDecoder):
             if frames[0].startswith(CHALLENGE) and len(frames[0]) <= LONGEST_FRAME:
                 self.failure = AuthenticationError("the peer demands an authkey, and none was given here")
                 self._between = False
+                self._head, self._body = b"", None  # nor is anything kept that came together with it
                 return []
         return frames
 

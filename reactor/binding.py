@@ -160,10 +160,15 @@ def _inet_location(endpoint: Endpoint, make_socket: SocketFactory, resolver: Res
 def _has_both(make_socket: SocketFactory) -> bool:
     """Return whether one socket can serve IPv4 and IPv6, as `socket.has_dualstack_ipv6` finds it out."""
     try:
-        with make_socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        probe = make_socket(socket.AF_INET6, socket.SOCK_STREAM)
     except OSError:
         return False
+    try:
+        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    except OSError:
+        return False
+    finally:
+        close_socket(probe)
     return True
 
 

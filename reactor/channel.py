@@ -195,7 +195,7 @@ class Channel:
         except TypeError:
             pass
         else:
-            self.push(view.tobytes())
+            self._push_bytes(view.tobytes())
             return
         file = FileSlice.of(source)
         queue = self._open_queue()
@@ -203,6 +203,10 @@ class Channel:
             queue.append(self._header_for(file.size))
         if queue.append_producer(Producer(source) if file is None else file):
             self.state.pressed(self)
+
+    def _push_bytes(self, data: bytes) -> None:
+        """Queue what was bytes-like: not by way of `push`, of which a subclass would hear twice."""
+        Channel.push(self, data)
 
     def close(self, reason: Exception | None = None) -> None:
         """Close now; what is queued is dropped. Closing once more does nothing.
@@ -361,12 +365,13 @@ class Channel:
         self.state.close(self, error)
 
     def _give_up(self, error: ReactorError) -> None:
-        """The input makes no sense any more: `fail`, but send first what answers the input before it."""
+        """The input makes no sense any more: `fail`, but let what answers the input before it reach the peer.
+
+        Also when it has left already: to close at once, with input unread, sends a reset, and that can destroy
+        what the peer has not read yet.
+        """
         self._report(error)
-        if self._output:
-            self.state.drain(self, error)
-        else:
-            self.state.close(self, error)
+        self.state.drain(self, error)
 
     def _report(self, error: ReactorError) -> None:
         """Put peer and state into `error`, and give it to `handle_error`."""

@@ -6,6 +6,7 @@ peer is this very user on this very machine, or when it was asked for by its lon
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import io
 import json
@@ -77,6 +78,9 @@ class RestrictedPickle:
             it is given: each of them may be called with arguments that the peer chose. A pickle can
             also set attributes of what is allowed, of the class itself too: allow nothing of which that matters.
 
+    A pickle of a few bytes can use up the memory, and one of a megabyte the stack of the interpreter, whatever is
+    allowed: for peers without a key choose ``"json"``.
+
     Raises:
         LocalError: a name has no module in front.
     """
@@ -93,12 +97,14 @@ class RestrictedPickle:
 
     def loads(self, data: bytes) -> Any:
         """Return the message for which `data` stands; `pickle.UnpicklingError` for what is not allowed."""
+        # What an extension code stands for (PEP 307) is looked up here without a question, once it was used.
+        copyreg.clear_extension_cache()
         return _AllowListUnpickler(io.BytesIO(data), self.allowed).load()
 
 
 class _AllowListUnpickler(pickle.Unpickler):
     def __init__(self, file: io.BytesIO, allowed: frozenset[str]) -> None:
-        super().__init__(file)
+        super().__init__(file, fix_imports=False)  # which translates names of Python 2 after they were checked
         self._allowed = allowed
 
     def find_class(self, module: str, name: str) -> Any:

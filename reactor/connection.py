@@ -280,6 +280,9 @@ class Connection(Connectable):
         else:
             self._push_producer(data)
 
+    def _push_bytes(self, data: bytes) -> None:
+        self.send_bytes(data)
+
     # What the engine calls
 
     def _attach(self, reactor: Reactor, peer: Any, limits: Limits, origin: Origin | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import os
 import socket
 import sys
 from collections import Counter, OrderedDict
@@ -150,8 +151,8 @@ class Listener(Channel, Origin):
         self._unauthenticated: OrderedDict[Channel, None] = OrderedDict()
         self._file: SocketFile | None = None
         reactor = reactor or get_reactor()
-        is_unix = self._bind(address, family, reuse_port, reactor, sock)
         try:
+            is_unix = self._bind(address, family, reuse_port, reactor, sock)
             self._check_trust(is_unix)
             self._attach(reactor, self.address, limits)
             become(self, "listen")
@@ -329,7 +330,12 @@ class Listener(Channel, Origin):
         else:
             endpoint = parse_address(("localhost", 0) if address is None else address, family)
         if sock is None and endpoint.is_unix:
-            sock = bind_unix(endpoint, reactor.socket_factory, self.backlog)
+            try:
+                sock = bind_unix(endpoint, reactor.socket_factory, self.backlog)
+            except BaseException:
+                if directory is not None:
+                    os.rmdir(directory)
+                raise
             if not endpoint.is_abstract:
                 self._file = SocketFile(endpoint.location, directory)
         elif sock is None:
@@ -350,7 +356,8 @@ class Listener(Channel, Origin):
 
     def _give_back(self) -> None:
         self._remove_file()
-        close_socket(self.socket)
+        if self.socket is not None:
+            close_socket(self.socket)
 
     def _remove_file(self) -> None:
         # While the socket is open, the number of its file cannot come back as another's: so it goes first.

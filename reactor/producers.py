@@ -247,9 +247,11 @@ class OutputQueue:
             if len(entries) <= len(buffers) or entries[len(buffers)] is not producer:
                 return []  # it has closed its own channel
             if not chunk:
-                producer.close()
                 del entries[len(buffers)]
                 self._producers -= 1
+                producer.close()
+                if len(entries) < len(buffers):
+                    return []  # to be closed was a reason for it to close its own channel
                 continue
             if self._frame is not None:
                 chunk = self._frame(chunk)
@@ -265,8 +267,8 @@ class OutputQueue:
         while entries and isinstance(entries[0], FileSlice):
             if entries[0].size:
                 return entries[0]
-            _close_entry(entries.popleft())
             self._producers -= 1
+            _close_entry(entries.popleft())
         return None
 
     def advance(self, sent: int) -> None:

@@ -26,10 +26,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cores", type=int, default=1, help="how many processes; 1 by default")
     parser.add_argument("--faults", choices=sorted(FAULTS), help="which ones; by default as the module says")
     parser.add_argument("--first-seed", type=int, help="where the seeds begin; by default somewhere")
+    parser.add_argument("--each", action="store_true", help="show the figures of each scenario")
     parser.add_argument("--seed", type=int, help="run this one seed of one function, with its trace")
     parser.add_argument("--tape", help="with --seed: the draws to replay, as a failure has printed them")
     options = parser.parse_args(arguments)
-    sys.path.insert(0, os.getcwd())  # as `python -m` does, in the processes of the campaign too
+    if options.cores < 1 or not options.seconds > 0:
+        parser.error("a campaign needs a processor and some time: --cores is at least 1, --seconds is above 0")
+    if options.tape is not None and options.seed is None:
+        parser.error("--tape replays one run: say which one with --seed")
     try:
         places = find_scenarios(options.target, options.faults)
         if options.seed is not None:
@@ -40,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     first_seed = options.first_seed
     if first_seed is None:
         first_seed = int.from_bytes(os.urandom(4), "big")
-    return _campaign(places, options.seconds, options.cores, first_seed)
+    return _campaign(places, options.seconds, options.cores, first_seed, options.each)
 
 
 def _replay(places: list[Place], seed: int, tape: str | None) -> int:
@@ -56,7 +60,7 @@ def _replay(places: list[Place], seed: int, tape: str | None) -> int:
     return 0
 
 
-def _campaign(places: list[Place], seconds: float, cores: int, first_seed: int) -> int:
+def _campaign(places: list[Place], seconds: float, cores: int, first_seed: int, each: bool) -> int:
     print(f"{len(places)} scenarios, {seconds:g} s on {cores} cores, seeds from {first_seed}", flush=True)
     began = last = time.monotonic()
 
@@ -67,10 +71,11 @@ def _campaign(places: list[Place], seconds: float, cores: int, first_seed: int) 
             print(f"{last - began:6.0f} s {_total(results)}", flush=True)
 
     results = run_campaign(places, seconds, cores, first_seed, progress)
-    width = max(len(place.name) for place in places)
+    width = max(len(place.name) for place in places) if each else 0
     for place, result in results.items():
-        print(f"{place.name:{width}} {place.faults:8} {result}")
-    print(f"{'all':{width}} {'':8} {_total(results)}")
+        if each:
+            print(f"{place.name:{width}} {place.faults:8} {result}")
+    print(f"{'all':{width}} {_total(results)}")
     failures = [(place, text) for place, result in results.items() for text in result.failures]
     for place, text in failures:
         print(f"\n{place}\n{text}")

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import itertools
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -16,8 +17,8 @@ from .faults import ALL, HARMLESS
 from .running import Report, Scenario, SimulationFailure, simulate
 
 FAULTS = {"all": ALL, "harmless": HARMLESS}
-BATCH_SECONDS = 0.5
-"""Processor time after which a process reports; a run that has begun is finished first."""
+LONGEST_BATCH = 0.5
+"""Seconds of processor time after which a process reports; a run that has begun is finished first."""
 
 
 @dataclasses.dataclass
@@ -86,8 +87,9 @@ def find_scenarios(target: str, faults: str | None = None) -> list[Place]:
     name, _, function = target.partition(":")
     try:
         module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise LocalError(f"{target!r}: {error}; give it as package.module or package.module:function") from None
+    except Exception as error:
+        hint = "; give it as package.module or package.module:function" if isinstance(error, ImportError) else ""
+        raise LocalError(f"{target!r} cannot be imported: {type(error).__name__}: {error}{hint}") from None
     if function:
         if not callable(getattr(module, function, None)):
             raise LocalError(f"{name} has no function {function!r}")
@@ -121,6 +123,7 @@ def run_campaign(
     results = {place: Result() for place in places}
     end = time.monotonic() + seconds
     work = itertools.cycle(places)
+    batch = min(LONGEST_BATCH, seconds * cores / len(places) / 4)  # so that each one has its turn
     next_seed = dict.fromkeys(places, first_seed)
     with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn")) as pool:
         running: dict[Future[tuple[Result, int]], Place] = {}
@@ -131,7 +134,7 @@ def run_campaign(
                 place = next(place for place in work if place in able)
                 able.remove(place)
                 busy.add(place)
-                running[pool.submit(run_batch, place, next_seed[place])] = place
+                running[pool.submit(run_batch, place, next_seed[place], batch)] = place
             if not running:
                 return results
             done, _ = wait(running, 1.0, FIRST_COMPLETED)
@@ -144,8 +147,8 @@ def run_campaign(
                 progress(results)
 
 
-def run_batch(place: Place, first_seed: int) -> tuple[Result, int]:
-    """Run one scenario for a moment; return what came of it, and the first seed that is left."""
+def run_batch(place: Place, first_seed: int, seconds: float) -> tuple[Result, int]:
+    """Run one scenario for so many `seconds`; return what came of it, and the first seed that is left."""
     scenario = place.find()
     result = Result()
     began = time.process_time()
@@ -154,13 +157,20 @@ def run_batch(place: Place, first_seed: int) -> tuple[Result, int]:
             result.report.add(simulate(scenario, [seed], faults=FAULTS[place.faults]))
         except SimulationFailure as failure:
             failure.replay = f"python -m reactor.simulation {place} --seed {seed} --tape '{failure.tape}'"
+            failure.replay += "" if place.faults == "harmless" else f" --faults {place.faults}"
             result.failures.append(str(failure))
         result.seconds = time.process_time() - began
-        if result.failures or result.seconds >= BATCH_SECONDS:
+        if result.failures or result.seconds >= seconds:
             return result, seed + 1
     raise AssertionError("the seeds have no end")
 
 
 def _places(module: ModuleType, name: str, faults: str) -> Iterator[Place]:
     for scenario in getattr(module, name, ()):
-        yield Place(scenario.__module__, scenario.__name__, faults)
+        home, called = getattr(scenario, "__module__", ""), getattr(scenario, "__name__", "")
+        if getattr(sys.modules.get(home), called, None) is not scenario:
+            raise LocalError(
+                f"{scenario!r} in {module.__name__}.{name} is not found by its name, and other processes must find it; "
+                "make it a function of a module"
+            )
+        yield Place(home, called, faults)

@@ -22,11 +22,13 @@ class Fault:
         name: what a trace shows: ``"short"``, ``"EPIPE"``.
         breaks: whether a program that does all right can lose a connection, a datagram or a call by it.
         number: the errno that the call fails with; 0 for a fault that is no error.
+        tried: its parameters that torture tries: those with which it makes a difference.
     """
 
     name: str
     breaks: bool = False
     number: int = 0
+    tried: tuple[int, ...] = (0,)
 
 
 class Call:
@@ -60,16 +62,19 @@ class Call:
 CALLS: list[Call] = []
 
 
-def _errors(names: str, breaks: bool = True) -> list[Fault]:
-    return [Fault(name, breaks, getattr(errno, name)) for name in names.split() if hasattr(errno, name)]
+def _errors(names: str, breaks: bool = True, tried: tuple[int, ...] = (0,)) -> list[Fault]:
+    return [Fault(name, breaks, getattr(errno, name), tried) for name in names.split() if hasattr(errno, name)]
+
+
+MOST = (PARAMETERS - 1,)
 
 
 SHORT = Fault("short")
 AGAIN = Fault("EAGAIN", number=errno.EAGAIN)
 INTERRUPTED = Fault("EINTR", number=errno.EINTR)
-SLOW = Fault("slow call")
-LATE = Fault("late")
-VERY_LATE = Fault("very late", breaks=True)
+SLOW = Fault("slow call", tried=MOST)
+LATE = Fault("late", tried=MOST)
+VERY_LATE = Fault("very late", breaks=True, tried=MOST)
 
 # Each list is what the manual page of the call names, and what Linux, macOS or a firewall was seen to give besides.
 RECEIVE = Call(
@@ -92,7 +97,10 @@ ACCEPT = Call(
 SOCKET = Call("socket", *_errors("EMFILE ENFILE ENOBUFS ENOMEM EACCES EAFNOSUPPORT EPROTONOSUPPORT"))
 CONNECT = Call(
     "connect", INTERRUPTED, Fault("at once"), LATE, Fault("hangs", breaks=True),
-    *_errors("ECONNREFUSED ENETUNREACH EHOSTUNREACH ETIMEDOUT EADDRNOTAVAIL EACCES EPERM EAGAIN ENOBUFS EADDRINUSE"),
+    *_errors(
+        "ECONNREFUSED ENETUNREACH EHOSTUNREACH ETIMEDOUT EADDRNOTAVAIL EACCES EPERM EAGAIN ENOBUFS EADDRINUSE",
+        tried=(0, 1),  # after a while, and at once
+    ),
 )  # fmt: skip
 BIND = Call("bind", *_errors("EADDRINUSE EACCES EADDRNOTAVAIL EINVAL ENOBUFS"))
 LISTEN = Call("listen", *_errors("EADDRINUSE EOPNOTSUPP"))
@@ -102,18 +110,24 @@ SETSOCKOPT = Call("setsockopt", *_errors("EINVAL ENOPROTOOPT ENOBUFS"))
 GETSOCKOPT = Call("getsockopt", *_errors("EINVAL ECONNRESET ENOBUFS"))
 GETPEERNAME = Call("getpeername", *_errors("ENOTCONN EINVAL ENOBUFS"))
 GETSOCKNAME = Call("getsockname", *_errors("EINVAL ENOBUFS"))
-SELECT = Call("select", Fault("shuffled"), Fault("spurious"), Fault("some unseen"), INTERRUPTED)
+SELECT = Call(
+    "select", Fault("shuffled", tried=(1, 512)), Fault("spurious", tried=(0, 1)), Fault("some unseen", tried=(0, 1)),
+    INTERRUPTED,
+)  # fmt: skip
 REGISTER = Call("register", *_errors("ENOSPC ENOMEM"))
 MODIFY = Call("modify", *_errors("ENOMEM"))
 RESOLVE = Call("resolve", LATE, Fault("IPv6 first"), Fault("IPv6 behind"), Fault("no name", breaks=True), VERY_LATE)
 THREAD = Call("thread", LATE)
-HANDLER = Call("handler", Fault("slow handler"))
+HANDLER = Call("handler", Fault("slow handler", tried=MOST))
 LINK = Call("link", Fault("small buffers"), Fault("tiny buffers"), LATE)
 SEGMENT = Call("segment", LATE, VERY_LATE)
 RESET = Call("reset", Fault("unread input is lost"))
 DATAGRAM = Call("datagram", Fault("lost", breaks=True), Fault("twice", breaks=True), Fault("overtaken", breaks=True))
 SCHEDULE = Call("schedule", Fault("other host first"))
-WEATHER = Call("weather", Fault("partition", breaks=True), Fault("kill", breaks=True), Fault("power cut", breaks=True))
+WEATHER = Call(
+    "weather", Fault("partition", breaks=True, tried=(1021, 1022)), Fault("kill", breaks=True, tried=(512,)),
+    Fault("power cut", breaks=True, tried=(512,)),
+)  # fmt: skip
 
 ALL = frozenset(label for call in CALLS for label in call.labels if label)
 """All faults: ``"recv short"``, ``"accept EMFILE"``, ``"weather partition"`` and so on."""

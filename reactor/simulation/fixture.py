@@ -1,4 +1,4 @@
-"""The pytest fixture `simulation`: put ``pytest_plugins = ["reactor.simulation.fixture"]`` into your conftest.py.
+"""The pytest fixture `simulation`: say ``pytest_plugins = ["reactor.simulation.fixture"]`` in your topmost conftest.py.
 
 Options of the command line: ``--simulation-seeds 10000`` tries so many, whatever the tests say;
 ``--simulation-replay`` repeats one failure, and is given what the failure has printed.
@@ -6,6 +6,7 @@ Options of the command line: ``--simulation-seeds 10000`` tries so many, whateve
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable, Set
 from typing import Protocol
@@ -41,15 +42,18 @@ def simulation(request: pytest.FixtureRequest) -> Simulation:
         replay = request.config.getoption("simulation_replay")
         tape: str | None = None
         if replay is not None:
-            seed, _, tape = replay.partition(";")
+            seed, given, rest = replay.partition(";")
+            tape = rest if given else None
             seeds = [int(seed) if seed.isdecimal() else seed]
         elif wanted is not None:
             seeds = wanted
         try:
             return simulate(scenario, seeds, faults=faults, tape=tape)
         except SimulationFailure as failure:
-            test, again = shlex.quote(request.node.nodeid), shlex.quote(f"{failure.seed};{failure.tape}")
-            failure.replay = f"python -m pytest {test} --simulation-replay {again}"
+            here = os.path.relpath(request.path, request.config.invocation_params.dir)
+            test = "::".join([here, *request.node.nodeid.split("::")[1:]])
+            again = shlex.quote(f"{failure.seed};{failure.tape}")
+            failure.replay = f"python -m pytest {shlex.quote(test)} --simulation-replay {again}"
             raise
 
     return run

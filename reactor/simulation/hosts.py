@@ -19,8 +19,8 @@ from ..eventloop import Reactor
 from ..listener import Listener
 from ..states import abandon
 from .faults import HANDLER, RESOLVE, SELECT, SENDFILE, SOCKET, Call, Fault, failure
-from .network import EPHEMERAL, File, TcpSocket, UdpSocket
-from .sockets import SimulatedSocket
+from .network import EPHEMERAL, LONGEST_DELAY, LOOPBACKS, WILDCARDS, File, TcpSocket, UdpSocket
+from .sockets import LONGEST_CALL, SimulatedSocket
 from .substitutes import Batch, SimulatedSelector, SimulatedThreads, SimulatedWaker
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ QUIET_BATCHES = 40
 """So many batches of events in a row may come to nothing; far fewer than a spin guard lets pass."""
 LONGEST_HANDLER = 0.1
 
-WILDCARDS: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
-LOOPBACKS = {"127.0.0.1", "::1"}
+LOCALHOST = "localhost"
+LAST_PORT = 60999
+"""Of the ports that Linux chooses by itself, from `EPHEMERAL` on (ip(7))."""
 
 
 class Host:
@@ -55,7 +56,10 @@ class Host:
     def __init__(self, world: World, name: str, number: int, descriptors: int) -> None:
         self.world = world
         self.name = name
-        self.addresses: dict[int, str] = {socket.AF_INET: f"10.0.0.{number}", socket.AF_INET6: f"fd00::{number:x}"}
+        self.addresses: dict[int, str] = {
+            socket.AF_INET: f"10.0.{number >> 8}.{number & 255}",
+            socket.AF_INET6: f"fd00::{number:x}",
+        }
         self.descriptors = descriptors
         self.stream = world.tape.stream(name)
         self.boots = self.calls = self.activity = 0
@@ -93,7 +97,6 @@ class Host:
 
     def connect(self, address: Address, factory: Callable[[], AnyChannel], **options: Any) -> AnyChannel:
         """Return a channel of this host that connects to `address`; see `reactor.connect`."""
-        use_reactor(self.reactor)
         return connect(address, factory, reactor=self.reactor, **options)
 
     def on_boot(self, setup: Callable[[Host], object]) -> None:
@@ -119,7 +122,8 @@ class Host:
         if not self.is_up:
             return
         if self.reactor.is_running:
-            self.world.schedule(0.0, self.kill, power_cut)  # a handler asks for it: when this turn is over
+            self.reactor.stop()  # a handler asks for it: when this turn is over
+            self.world.condemned[self] = power_cut
             return
         self.note("power cut" if power_cut else "killed")
         self.is_up = False
@@ -144,9 +148,17 @@ class Host:
         self._forget_everything()
 
     def restart(self) -> None:
-        """Start the program again, with a new reactor; what was told to `on_boot` is done again."""
-        if self.is_up:
-            self.kill()
+        """Start the program again, with a new reactor; what was told to `on_boot` is done again.
+
+        Raises:
+            LocalError: it was called from inside of a handler of this very host.
+        """
+        if self.reactor.is_running:
+            raise LocalError(
+                f"{self.name} cannot restart itself from inside of a handler, nor while it runs its own loop; "
+                "say host.kill(), and have the world start it again: world.call_later(1, host.restart)"
+            )
+        self.kill()
         self._start()
         with self._set_up():
             for setup in self._setups:
@@ -201,10 +213,10 @@ class Host:
                 batch[key.fd] = file
             else:
                 del self.candidates[file]
+        self._had_events = bool(ready)
         value = self.stream.draw(SELECT)
         if value:
             self._disturb(ready, value)
-        self._had_events = bool(ready)
         return Batch(self, ready)
 
     def finish(self) -> None:
@@ -265,23 +277,23 @@ class Host:
         """Return the address to bind for `host`."""
         if host in ("", WILDCARDS[family]):
             return WILDCARDS[family]
-        if host != self.addresses[family] and host not in LOOPBACKS:
+        if host != self.addresses[family] and host != LOOPBACKS[family]:
             raise failure(errno.EADDRNOTAVAIL)
         return host
 
     def seen_from(self, local: Any, remote: Any) -> Any:
         """Return what the socket address `local` is for a peer at `remote`, if it is bound to all addresses."""
-        if local[0] not in WILDCARDS.values():
+        family = socket.AF_INET if len(local) == 2 else socket.AF_INET6
+        if local[0] != WILDCARDS[family]:
             return local
-        if remote[0] in LOOPBACKS:
-            return (remote[0], *local[1:])
-        return (self.addresses[socket.AF_INET6 if len(local) > 2 else socket.AF_INET], *local[1:])
+        return (self.addresses[family] if remote[0] != LOOPBACKS[family] else remote[0], *local[1:])
 
     def free_port(self) -> int:
         """Return a port that nobody has."""
+        used = {file.local[1] for file in self.table.values() if isinstance(file, TcpSocket | UdpSocket) and file.local}
         while True:
-            self._ports += 1
-            if not any(self.is_taken(family, self._ports) for family in WILDCARDS):
+            self._ports = self._ports + 1 if self._ports < LAST_PORT else EPHEMERAL
+            if self._ports not in used:
                 return self._ports
 
     def is_taken(self, family: int, port: int) -> bool:
@@ -350,9 +362,12 @@ class Host:
     @contextmanager
     def _set_up(self) -> Iterator[None]:
         """What a program does when it starts either works, or the program ends: no use to let that fail."""
-        use_reactor(self.reactor)
-        with self.world.tape.calm():
-            yield
+        before = use_reactor(self.reactor)
+        try:
+            with self.world.tape.calm():
+                yield
+        finally:
+            use_reactor(before)
 
     def _forget_everything(self) -> None:
         self.table.clear()
@@ -377,14 +392,14 @@ class Host:
         self.calls += 1
         file = self.table[number]
         assert isinstance(file, TcpSocket)
-        value = file.stream.draw(SENDFILE)
-        if value:
-            fault, parameter = SENDFILE.decode(value)
-            assert fault is not None
+        fault, parameter = SENDFILE.decode(file.stream.draw(SENDFILE))
+        if fault is not None:
             self.injected(file.name, SENDFILE, fault)
             if fault.name == "short":
                 count = min(count, 1 + parameter)
-            elif fault.name != "slow call":
+            elif fault.name == "slow call":
+                self.world.pass_time(parameter / 1024 * LONGEST_CALL)
+            else:
                 if fault.breaks:
                     file.abort()
                 raise failure(fault.number)
@@ -394,7 +409,7 @@ class Host:
         return sent
 
     def _resolve(self, host: str, port: int, family: int = 0, kind: int = 0, *_others: Any) -> list[Any]:
-        fault, _ = RESOLVE.decode(self.stream.draw(RESOLVE))
+        fault, parameter = RESOLVE.decode(self.stream.draw(RESOLVE))
         families = [socket.AF_INET]
         if fault is not None:
             self.injected(self.name, RESOLVE, fault)
@@ -402,10 +417,16 @@ class Host:
                 raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
             if fault.name.startswith("IPv6"):
                 families.insert(0 if fault.name == "IPv6 first" else 1, socket.AF_INET6)
+            else:
+                self.world.pass_time(parameter / 1024 * LONGEST_DELAY if fault.name == "late" else parameter / 8)
         if family:
             families = [socket.AddressFamily(family)]
-        target = self if host in ("localhost", "") else self.world.hosts.get(host)
-        if target is None:
+        target = self.world.hosts.get(host)
+        if host == LOCALHOST:
+            addresses = LOOPBACKS
+        elif target is not None:
+            addresses = target.addresses
+        else:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [
             (
@@ -413,7 +434,7 @@ class Host:
                 kind or socket.SOCK_STREAM,
                 0,
                 "",
-                (target.addresses[found], port, *((0, 0) if found == socket.AF_INET6 else ())),
+                (addresses[found], port, *((0, 0) if found == socket.AF_INET6 else ())),
             )
             for found in families
         ]
@@ -442,3 +463,4 @@ class Host:
                 self.batch.pop(key.fd, None)
             del ready[keep:]
         self.injected(self.name, SELECT, fault)
+        self.activity -= 1  # what a selector says is no progress: a loop that spins must not be taken for a busy one

@@ -3,6 +3,11 @@
 TCP here is what a program can see of it: bytes in order, bounded buffers, half-close, resets, refused and
 hanging connects, a backlog. Where systems differ (a reset that destroys unread input does so on BSD, and on
 Linux it does not) a draw decides.
+
+As long as nothing goes wrong, calls end as they do on Linux, readiness and error numbers included, but for this:
+buffers have sizes of their own; a port is taken by who listens on it, not by who is bound to it; a socket connects
+once, and is shut down only when it is connected; of the options SO_KEEPALIVE and SO_ERROR alone mean something, and
+flags mean nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +40,8 @@ KEEPALIVE = (60.0, 120.0)
 DATAGRAMS_WAITING = 64
 LARGEST_DATAGRAM = 65507
 EPHEMERAL = 32768
+WILDCARDS: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
+LOOPBACKS: dict[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
 class File:
@@ -78,9 +85,9 @@ class TcpSocket(File):
     """
 
     __slots__ = (
-        "backlog", "budget", "capacity", "closed", "eof", "error", "family", "fin_came", "fin_sent", "in_flight", "inbox",
-        "keepalive", "last_arrival", "latency", "ledger", "local", "peer", "pending", "queue", "remote", "reset",
-        "role", "vanished",
+        "backlog", "budget", "capacity", "closed", "eof", "error", "family", "fin_came", "fin_sent", "in_flight",
+        "inbox", "keepalive", "last_arrival", "latency", "ledger", "local", "peer", "pending", "queue", "remote",
+        "reset", "role", "vanished",
     )  # fmt: skip
 
     def __init__(self, host: Host, family: int, name: str) -> None:
@@ -109,7 +116,7 @@ class TcpSocket(File):
             mask = READ if self.inbox or self.eof or self.error else 0
             peer = self.peer
             assert peer is not None
-            if self.reset or self.error or len(peer.inbox) + peer.in_flight < peer.capacity:
+            if self.reset or self.error or self.fin_sent or len(peer.inbox) + peer.in_flight < peer.capacity:
                 mask |= WRITE
             return mask
         if role == "listening":
@@ -162,7 +169,8 @@ class TcpSocket(File):
         if self.role == "connected":
             return errno.EISCONN
         if self.role == "dead":
-            return errno.ECONNABORTED
+            number, self.error = self.error, 0
+            return number or errno.ECONNABORTED
         if self.local is None:
             self.bind(("", 0))
         self.local = self.host.seen_from(self.local, address)
@@ -231,6 +239,8 @@ class TcpSocket(File):
             else:
                 data = bytes(memoryview(inbox)[:size])
                 del inbox[:size]
+            # However small the buffers are, they grow with what was read: large messages must not take for ever.
+            self.capacity = min(self.capacity + 1 + (len(data) >> 2), BUFFER)
             assert self.peer is not None
             self.peer.touch()
             return data
@@ -251,9 +261,9 @@ class TcpSocket(File):
             raise failure(errno.ENOTCONN)
         if how != socket.SHUT_WR:
             self.eof = True
-            self.touch()
         if how != socket.SHUT_RD:
             self._finish()
+        self.touch()
 
     def close(self) -> None:
         if self.closed:
@@ -360,8 +370,6 @@ class TcpSocket(File):
         self.in_flight -= len(data)
         if self.reset:
             return
-        # However small the buffers are, they grow with what passed: large messages must not take for ever.
-        self.capacity = min(self.capacity + 1 + (len(data) >> 2), BUFFER)
         self.inbox += data
         self.host.activity += 1
         self.touch()
@@ -434,19 +442,19 @@ class TcpSocket(File):
         server = TcpSocket(target, listener.family, target.next_name())
         server.role = "connected"
         server.keepalive = listener.keepalive
-        server.local = address
+        server.local = self.seen_by(listener, address)
         self.joined(server, address)
-        server.joined(self, self.seen_by(listener))
+        server.joined(self, self.seen_by(listener, self.local))
         listener.queue.append(server)
         target.activity += 1
         listener.touch()
         server._transmit(self._established)
 
-    def seen_by(self, listener: TcpSocket) -> Any:
-        """Return this end's address as `listener` sees it: mapped, where that is of the other family."""
+    def seen_by(self, listener: TcpSocket, address: Any) -> Any:
+        """Return an `address` of this end's family as `listener` sees it: mapped, where that is of the other one."""
         if listener.family == self.family:
-            return self.local
-        return (f"::ffff:{self.local[0]}", self.local[1], 0, 0)
+            return address
+        return (f"::ffff:{address[0]}", address[1], 0, 0)
 
     def _knock_again(self, address: Any, attempt: int) -> None:
         waited = float(2**attempt)
@@ -457,8 +465,7 @@ class TcpSocket(File):
 
     def _established(self) -> None:
         if self.closed or self.role != "connecting":
-            assert self.peer is not None
-            self._transmit(self.peer._reset_came)
+            self._unreachable()
             return
         self.role = "connected"
         self.host.activity += 1
@@ -517,36 +524,35 @@ class UdpSocket(File):
 
     def send(self, data: Any, address: Any = None) -> int:
         """Send one datagram."""
-        if self.error:
-            number, self.error = self.error, 0
-            raise failure(number)
+        if self.local is None:
+            self.bind(("", 0))
         if address is None:
             address = self.remote
         if address is None:
             raise failure(errno.EDESTADDRREQ)
         if len(data) > LARGEST_DATAGRAM:
             raise failure(errno.EMSGSIZE)
-        if self.local is None:
-            self.bind(("", 0))
+        if self.error:
+            number, self.error = self.error, 0
+            raise failure(number)
         fault, parameter = DATAGRAM.decode(self.stream.draw(DATAGRAM))
         copies, delay = 1, 0.0
         if fault is not None:
             self.host.injected(self.name, DATAGRAM, fault)
             copies = {"lost": 0, "twice": 2}.get(fault.name, 1)
             delay = parameter / 1024 * LONGEST_DELAY if copies == 1 else 0.0
-        target = self.world.host_at(address[0], self.host)
         for _ in range(copies):
-            self.world.send(self.host, target, self.world.now + delay, self._deliver, bytes(data), address)
+            self.world.send(self.host, None, self.world.now + delay, self._deliver, bytes(data), address)
         return len(data)
 
     def receive(self, size: int) -> tuple[bytes, Any, int]:
         """Return the first datagram cut to `size` bytes, where it came from, and its full size."""
-        if self.queue:
-            data, address = self.queue.popleft()
-            return data[:size], address, len(data)
         if self.error:
             number, self.error = self.error, 0
             raise failure(number)
+        if self.queue:
+            data, address = self.queue.popleft()
+            return data[:size], address, len(data)
         raise failure(errno.EAGAIN)
 
     def close(self) -> None:
@@ -558,20 +564,24 @@ class UdpSocket(File):
 
     abort = vanish = close
 
+    def hears(self, source: Any, address: Any) -> bool:
+        """Return whether what comes from `source` for `address` is for this socket: a connected one has one peer."""
+        if self.local[0] not in (WILDCARDS[self.family], address[0]):
+            return False
+        return self.remote is None or bool(self.remote[:2] == source[:2])
+
     def _deliver(self, data: bytes, address: Any) -> None:
         target = self.world.host_at(address[0], self.host)
-        if target is None or not target.has_power:
+        if target is None or not target.has_power or self.world.is_cut(self.host, target):
             return
+        source = self.host.seen_from(self.local, address)
         receiver = target.datagram_ports.get((self.family, address[1]))
-        if receiver is None:
-            if self.remote is not None and not self.closed:
+        if receiver is None or not receiver.hears(source, address):
+            if self.remote is not None and self.remote[:2] == address[:2] and not self.closed:
                 self.error = errno.ECONNREFUSED  # an ICMP message: port unreachable
                 self.host.activity += 1
                 self.touch()
             return
-        source = self.host.seen_from(self.local, address)
-        if receiver.remote is not None and receiver.remote[:2] != source[:2]:
-            return  # a connected socket hears its one peer
         if len(receiver.queue) < DATAGRAMS_WAITING:
             receiver.queue.append((data, source))
             target.activity += 1

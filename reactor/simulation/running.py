@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Protocol
@@ -74,7 +75,7 @@ class Outcome:
         report: the run, counted.
     """
 
-    failure: Exception | None
+    failure: BaseException | None
     draws: Draws
     trace: list[str]
     report: Report
@@ -116,10 +117,13 @@ class SimulationFailure(AssertionError):
             lines.append(f"... {len(self.trace) - TRACE_LINES} lines before, in the attribute `trace`")
         lines += self.trace[-TRACE_LINES:]
         kept = self.tape.count("=")
+        why = (
+            f"Of {self.found} draws that were not benign {kept} {'is' if kept == 1 else 'are'} left, "
+            "the fewest that were found to make it fail."
+        )
         lines += [
             "",
-            f"{self.name} failed with seed {self.seed!r}. Of {self.found} draws that were not benign "
-            f"{kept} {'is' if kept == 1 else 'are'} left, the fewest that were found to make it fail.",
+            f"{self.name} failed with seed {self.seed!r}. {why if kept else 'It fails without any fault.'}",
             "This line replays it:",
             f"    {self.replay}",
         ]
@@ -144,16 +148,19 @@ def run_once(
         tracing: whether to write down what happens.
         log: takes down every draw, if they are repeated.
     """
+    __tracebackhide__ = True
     tape = Tape(seed, faults, draws, log)
     world = World(tape, tracing)
-    failure: Exception | None = None
+    failure: BaseException | None = None
     with world.in_charge():
         try:
             scenario(world)
             world.finish()
-        except Exception as error:
+        except BaseException as error:
             failure = error if world.violation is None else world.violation
             world.abandon()
+            if not is_failure(error):
+                raise
     report = Report(
         1, world.turns, sum(host.calls for host in world.hosts.values()), world.hooks, world.elapsed,
         Counter(world.faults),
@@ -181,22 +188,31 @@ def simulate(
 
     Raises:
         SimulationFailure: the scenario, or an invariant, did not hold; with the shrunk tape and the trace.
-        LocalError: `faults` names one that does not exist, or `tape` is none.
+        LocalError: `faults` names one that does not exist, `tape` is none, or there is no seed.
     """
     __tracebackhide__ = True  # what pytest shows should begin with the scenario
     check_faults(faults)
     draws = None if tape is None else parse_draws(tape)
     total = Report()
+    if isinstance(seeds, str):
+        raise LocalError(f"seeds is a number, or some seeds: [{seeds!r}]")
     for seed in range(seeds) if isinstance(seeds, int) else seeds:
         outcome = run_once(scenario, seed, faults=faults, draws=draws)
         total.add(outcome.report)
         if outcome.failure is not None:
             raise explain(scenario, seed, outcome, shrinking=draws is None) from outcome.failure
+    if not total.runs:
+        raise LocalError(f"{seeds!r} is no seed at all, and nothing was run")
     return total
 
 
 def torture(
-    scenario: Scenario, *, faults: Set[str] = ALL, pairs: bool = False, only: Callable[[str], bool] | None = None
+    scenario: Scenario,
+    *,
+    faults: Set[str] = ALL,
+    pairs: bool = False,
+    only: Callable[[str], bool] | None = None,
+    every: int = 1,
 ) -> Report:
     """Run `scenario` once for each failure of each call that it makes: one failure a run, or two.
 
@@ -205,6 +221,7 @@ def torture(
         faults: those that are tried.
         pairs: try every two failures, the second among the calls that follow the first.
         only: tells by the name of a call (``"recv"``) whether it is to fail; by default every call is.
+        every: try one in so many of the failures; of pairs, one in so many of the first ones.
 
     Raises:
         SimulationFailure: as `simulate` does.
@@ -220,7 +237,7 @@ def torture(
             raise explain(scenario, 0, outcome, shrinking=False) from outcome.failure
         return log
 
-    for first in _failures(attempt({}), faults, only):
+    for first in itertools.islice(_failures(attempt({}), faults, only), 0, None, every):
         log = attempt(_joined(first))
         if pairs:
             where = log.index(next(entry for entry in log if entry[:2] == first[:2]))
@@ -235,7 +252,8 @@ def explain(scenario: Scenario, seed: int | str, outcome: Outcome, *, shrinking:
     draws = shrunk(scenario, seed, outcome) if shrinking else outcome.draws
     traced = run_once(scenario, seed, draws=draws, tracing=True)
     if traced.failure is None:
-        traced.failure = Violation("the run does not repeat itself", f"it failed with {outcome.failure!r} at first")
+        details = f"it failed with {outcome.failure!r} at first; what it does depends on something outside of its world"
+        traced.failure = Violation("the run does not repeat itself", details)
     return SimulationFailure(getattr(scenario, "__name__", "scenario"), seed, found, traced)
 
 
@@ -267,8 +285,16 @@ def shrunk(scenario: Scenario, seed: int | str, outcome: Outcome) -> Draws:
     return _joined(*kept)
 
 
+def is_failure(error: BaseException) -> bool:
+    """Return whether a scenario that raises `error` has failed: not if somebody pressed Ctrl-C, or pytest skips it."""
+    # What pytest.fail raises is no Exception; it is told by its name, because pytest may not be installed.
+    return isinstance(error, Exception | SystemExit) or type(error).__name__ == "Failed"
+
+
 def check_faults(faults: Set[str]) -> None:
     """Raise LocalError where `faults` names one that does not exist."""
+    if isinstance(faults, str):
+        raise LocalError(f"faults is a set of names, as reactor.simulation.ALL is: {{{faults!r}}}")
     unknown = sorted(set(faults) - ALL)
     if unknown:
         raise LocalError(
@@ -281,9 +307,10 @@ def _failures(
 ) -> Iterator[tuple[str, int, int]]:
     for name, number, call in log:
         if only is None or only(call.name):
-            for kind in range(1, call.size):
-                if call.labels[kind] in faults:
-                    yield name, number, kind
+            for kind, fault in enumerate(call.faults):
+                if fault is not None and call.labels[kind] in faults:
+                    for parameter in fault.tried:
+                        yield name, number, kind | parameter << KIND_BITS
 
 
 def _joined(*entries: tuple[str, int, int]) -> Draws:

@@ -132,10 +132,10 @@ class SimulatedSocket:
         return data, [], socket.MSG_TRUNC if full > size else 0, address
 
     def sendto(self, data: Any, *flags_and_address: Any) -> int:
-        host = self._enter("sendto")
         file = self._file
         if not isinstance(file, UdpSocket):
-            raise failure(errno.EISCONN)
+            return self.send(data)  # Linux has no use for the address
+        host = self._enter("sendto")
         value = file.stream.draw(SEND)
         if value:
             self._faulty(SEND, value, len(data))
@@ -278,6 +278,8 @@ class SimulatedSocket:
         host = self._host
         host.injected(self._file.name, call, fault)
         if fault.name == "short":
+            if not isinstance(self._file, TcpSocket):
+                return size  # no datagram is sent or received in part
             return min(size, 1 + ((parameter >> 3) >> (parameter & 7)))
         if fault.name == "slow call":
             host.world.pass_time(parameter / 1024 * LONGEST_CALL)

@@ -8,6 +8,7 @@ draws number 3 and 7, and so on; all that is not written is 0.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 
@@ -17,6 +18,8 @@ from .faults import CALLS, KIND_BITS, PARAMETERS, Call
 Draws = dict[str, dict[int, int]]
 """The draws that are not 0: by the name of their stream, then by their number in it."""
 
+KIND_MASK = (1 << KIND_BITS) - 1
+TAPE_PART = re.compile(r"[^\s:;=,]+:\d+=\d+(,\d+=\d+)*", re.ASCII)
 RATES = (0.0, 0.02, 0.1, 0.3, 0.5, 0.7)
 HARMLESS_WEIGHT = 25
 """So many times as likely as a fault that breaks something is one that does not."""
@@ -105,7 +108,8 @@ class PlannedStream(Stream):
         self._index += 1
         if self._log is not None:
             self._log.append((self._name, self._index, call))
-        return self._drawn.get(self._index, 0)
+        value = self._drawn.get(self._index, 0)
+        return value if 0 < value & KIND_MASK < call.size else 0
 
     def pick(self, count: int) -> int:
         self._index += 1
@@ -179,11 +183,8 @@ def parse_draws(text: str) -> Draws:
     """
     draws: Draws = {}
     for part in filter(None, text.strip().split(";")):
-        name, colon, entries = part.partition(":")
-        try:
-            if not colon:
-                raise ValueError
-            draws[name] = {int(number): int(value) for number, value in (e.split("=") for e in entries.split(","))}
-        except ValueError:
-            raise LocalError(f"{part!r} is no part of a tape; it looks like 'client.1:3=9,7=2;server:0=4'") from None
+        name, _, entries = part.partition(":")
+        if not TAPE_PART.fullmatch(part) or name in draws:
+            raise LocalError(f"{part!r} is no part of a tape; one looks like 'client.1:3=9,7=2;server:0=4'")
+        draws[name] = {int(number): int(value) for number, value in (entry.split("=") for entry in entries.split(","))}
     return draws

@@ -11,6 +11,7 @@ import dataclasses
 import heapq
 import math
 import os
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 from ..channel import Channel
 from ..connecting import Attempt
 from ..connection import JOINED, Connection, cut
-from ..errors import ReactorError
+from ..errors import ReactorError, RemoteError, excerpt
 from ..framing import SHORT
 from ..listener import Listener
 from ..producers import FileSlice, OutputQueue, Producer
+from ..states import State
 from ..timers import Timer, TimerQueue
 from .hosts import Host
 
@@ -97,7 +99,7 @@ class Ledger:
             if expected is None:
                 return f"a frame of {len(data)} bytes was delivered that was never sent"
             if expected != data:
-                return f"frame {self.received} was sent with {len(expected)} bytes and delivered as other {len(data)}"
+                return f"frame {self.received} was sent as {excerpt(expected)} and delivered as {excerpt(data)}"
             self._parts[0].chunks.popleft()
             return None
         while data:
@@ -129,10 +131,12 @@ class Ledger:
                 self._watch(entry)
             elif not self.is_framed:
                 self.add(bytes(entry))
-            elif entries and len(entry) in (SHORT.size, 12) and not isinstance(entries[0], FileSlice):
-                self.add(bytes(entries.pop(0)))  # type: ignore[arg-type]
-            elif len(entry) > SHORT.size:
+            elif entries and isinstance(entries[0], FileSlice):
+                pass  # its header
+            elif SHORT.unpack_from(entry)[0] == len(entry) - SHORT.size:
                 self.add(bytes(entry[SHORT.size :]))
+            else:  # the header of a large one
+                self.add(bytes(entries.pop(0)))  # type: ignore[arg-type]
 
     def _watch(self, entry: Any) -> None:
         if isinstance(entry, FileSlice):
@@ -148,14 +152,18 @@ class Noted:
 
     __slots__ = ()
 
+    def __init_subclass__(cls) -> None:
+        """No class that the user has written: none of those hears of it."""
+
     def handle_open(self) -> None:
         witness_of(self).hook(self, "handle_open")
         super().handle_open()  # type: ignore[misc]
 
     def handle_data(self, data: bytes) -> None:
-        witness = witness_of(self)
-        witness.hook(self, "handle_data", data)
-        witness.received(self, data)
+        if is_called_by_a_state():
+            witness = witness_of(self)
+            witness.hook(self, "handle_data", data)
+            witness.received(self, data)
         super().handle_data(data)  # type: ignore[misc]
 
     def handle_eof(self) -> None:
@@ -183,9 +191,10 @@ class NotedFrames:
     __slots__ = ()
 
     def handle_frame(self, data: bytes) -> None:
-        witness = witness_of(self)
-        witness.hook(self, "handle_frame", data)
-        witness.received(self, data)
+        if is_called_by_a_state():
+            witness = witness_of(self)
+            witness.hook(self, "handle_frame", data)
+            witness.received(self, data)
         super().handle_frame(data)  # type: ignore[misc]
 
 
@@ -206,8 +215,8 @@ class StreamLedger(Channel):
 
     def push(self, data: Any) -> None:
         super().push(data)
-        if type(data) is bytes:
-            witness_of(self).queued(self).add(data)
+        if is_buffer(data):
+            witness_of(self).queued(self).add(bytes(memoryview(data)))
 
     def _push_producer(self, source: Any) -> None:
         super()._push_producer(source)
@@ -262,6 +271,11 @@ class NotedCodec:
         return self._loads(data)
 
 
+def is_called_by_a_state() -> bool:
+    """Return whether the hook that asks was called with what came in, and not with something of the program's own."""
+    return isinstance(sys._getframe(2).f_locals.get("self"), State)
+
+
 def witness_of(channel: Any) -> Witness:
     """Return the witness of a channel that lives in a simulation."""
     channels = channel.reactor.channels
@@ -269,12 +283,12 @@ def witness_of(channel: Any) -> Witness:
     return channels.witness
 
 
-_noted_classes: dict[type, type] = {}
-
-
 def noted(cls: type[Channel]) -> type[Channel]:
     """Return the subclass of `cls` whose hooks and queues have a witness."""
-    found = _noted_classes.get(cls)
+    if issubclass(cls, Noted):
+        return cls  # a channel has made another one of its own kind: type(self)()
+    # Kept in the class itself, so that a class which a scenario makes anew for each run goes when the run is over.
+    found: type[Channel] | None = cls.__dict__.get("_noted_class")
     if found is None:
         bases: tuple[type, ...]
         if issubclass(cls, Connection):
@@ -283,11 +297,13 @@ def noted(cls: type[Channel]) -> type[Channel]:
             bases = (Noted, cls)
         else:
             bases = (Noted, cls, StreamLedger)
+        if cls in (Connection, Channel):  # of which the ledger is a subclass already
+            bases = tuple(base for base in bases if base is not cls)
         found = type(cls.__name__, bases, {"__slots__": (), "__module__": cls.__module__, "__doc__": cls.__doc__})
-        found._hears_drained = cls._hears_drained  # type: ignore[attr-defined]
+        found._hears_drained = cls._hears_drained
         if issubclass(cls, Connection):
             found._hears_frames = cls._hears_frames  # type: ignore[attr-defined]
-        _noted_classes[cls] = found
+        cls._noted_class = found  # type: ignore[attr-defined]
     return found
 
 
@@ -358,6 +374,8 @@ class Witness:
         self._endings[channel] = 0
         if not isinstance(channel, Listener | Attempt):
             self._ledgers[channel] = Ledger(channel)
+        if isinstance(channel._origin, Listener):
+            self._restless[channel._origin] = None  # it has one more
 
     def opened(self, channel: Channel) -> None:
         """`channel` is open: whoever is at the other end of its connection receives what it sends."""
@@ -376,7 +394,9 @@ class Witness:
         if world.tracing and not isinstance(channel, Attempt):
             shown = f"({len(what)} bytes)" if isinstance(what, bytes) else f"({what})" if what is not None else "()"
             host.note(f"{channel}.{name}{shown}")
-        if self._endings[channel]:
+        # What handle_close, or the factory of its successor, has raised is still told; what the peer did is not.
+        may_be_told = name == "handle_error" and not isinstance(what, RemoteError)
+        if self._endings[channel] and name != "handle_close" and not may_be_told:
             world.violate("a hook is called after handle_close", f"{name} of {channel}")
         self._restless[channel] = None
         host.handler_runs()
@@ -384,8 +404,8 @@ class Witness:
     def received(self, channel: Any, data: bytes) -> None:
         """`channel` is given a frame, or a piece of a stream."""
         peer = channel.socket.endpoint.peer if channel.socket is not None else None
-        if peer is None or peer.ledger is None:
-            return
+        if peer is None or peer.ledger is None or peer.ledger.is_framed != self._ledgers[channel].is_framed:
+            return  # a stream that speaks frames by hand
         problem = peer.ledger.receive(data)
         if problem is not None:
             self._world.violate("what is delivered is not what was sent", f"{channel}: {problem}")
@@ -393,6 +413,8 @@ class Witness:
     def closed(self, channel: Any) -> None:
         """`handle_close` of `channel` is called."""
         self._endings[channel] += 1
+        if self._endings[channel] > 1:
+            self._world.violate("a channel is not closed exactly once", f"{channel}: handle_close runs once more")
 
     def gone(self, channel: Channel) -> None:
         """The program that `channel` is part of was killed: nothing is promised any more."""
@@ -412,7 +434,9 @@ class Witness:
                 self._look_at_listener(channel)
                 continue
             size, limits = channel.output_size, channel.limits
-            if size > limits.maximum_output:
+            if size > limits.high_water and channel in host.reactor.dirty:
+                self._restless[channel] = None  # it was queued while others were flushed, and is looked at next
+            elif size > limits.maximum_output:
                 self._over_limit(channel, size, "maximum_output")
             elif size > limits.high_water and channel.state is channel._states["Open"]:
                 origin = channel._origin
@@ -422,7 +446,7 @@ class Witness:
     def finish(self) -> None:
         """Every reactor is closed: so is every channel, and each was told once."""
         for channel, times in self._endings.items():
-            if times != 1:
+            if times != 1 and "handle_close" not in getattr(channel, "__dict__", ()):  # a hook of the object alone
                 self._world.violate(
                     "a channel is not closed exactly once", f"{channel}: handle_close ran {times} times"
                 )
@@ -432,6 +456,9 @@ class Witness:
         limits = listener.limits
         if listener.connections > limits.maximum_connections:
             self._over_limit(listener, listener.connections, "maximum_connections")
+        most = max(listener._peers.values(), default=0)
+        if most > limits.maximum_connections_per_peer:
+            self._over_limit(listener, most, "maximum_connections_per_peer")
         if len(listener._unauthenticated) > limits.maximum_unauthenticated:
             self._over_limit(listener, len(listener._unauthenticated), "maximum_unauthenticated")
 

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from ..addresses import Address
@@ -28,6 +28,10 @@ STANDSTILL = 100_000
 WEATHER_INTERVAL = 1.0
 LONGEST_OUTAGE = 16.0
 
+HOST_NAME = re.compile(r"[A-Za-z][\w-]*(\.[A-Za-z][\w-]*)*", re.ASCII)
+"""So that it is no address, and that the streams of hosts and of their sockets have names of their own."""
+RESERVED_NAMES = {"localhost", "world"}
+
 Item = TypeVar("Item")
 
 
@@ -45,6 +49,21 @@ class Violation(AssertionError):
 
 class NotInTime(AssertionError):
     """What `World.run` waited for did not come true."""
+
+
+class _Nobody:
+    """The default reactor where no program of a host runs: a real one would be on the real network."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Refuse, as soon as `get_reactor` asks."""
+        raise LocalError(
+            "no program of a simulated host runs here: say which host, with world.listen, world.connect or "
+            "world.host, or ask for the `reactor` of a host"
+        )
+
+
+NOBODY: Any = _Nobody()
 
 
 class _LogTaker(logging.Handler):
@@ -91,6 +110,7 @@ class World:
         self.partitions: dict[frozenset[Host], list[tuple[Callable[..., None], tuple[Any, ...]]]] = {}
         self.tolerated: tuple[type[Exception], ...] = ()
         self.violation: Violation | None = None
+        self.condemned: dict[Host, bool] = {}
         self.witness = Witness(self)
         self._stream = tape.stream("world")
         self._events: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
@@ -107,9 +127,16 @@ class World:
         Arguments:
             setup: see `Host.on_boot`.
             descriptors: how many the host may have open, if it starts here.
+        Raises:
+            LocalError: no host can have this name.
         """
         host = self.hosts.get(name)
         if host is None:
+            if not HOST_NAME.fullmatch(name) or name in RESERVED_NAMES:
+                raise LocalError(
+                    f"a simulated host cannot have the name {name!r}; take letters, digits, '-' and '_', a letter "
+                    "first, and neither 'localhost' nor 'world'. It gets its addresses from the world"
+                )
             host = self.hosts[name] = Host(self, name, len(self.hosts) + 1, descriptors)
         if setup is not None:
             host.on_boot(setup)
@@ -121,7 +148,12 @@ class World:
         Arguments:
             address: (name of the host, port).
             options: see `Listener`.
+
+        Raises:
+            LocalError: `address` is no such pair.
         """
+        if not isinstance(address, tuple) or len(address) != 2 or not isinstance(address[0], str):
+            raise LocalError(f"{address!r} says not on which host; give (name of the host, port)")
         return self.host(address[0]).listen(address, factory, **options)
 
     def connect(
@@ -139,7 +171,8 @@ class World:
         """Let time pass.
 
         Arguments:
-            until: return as soon as this holds; None for as soon as nothing is left that could happen.
+            until: return as soon as this holds; None for as soon as nothing is left that could happen, or
+                `timeout` is over.
             timeout: virtual seconds that this may take.
 
         Raises:
@@ -149,13 +182,15 @@ class World:
         __tracebackhide__ = True
         end = self.now + timeout
         while until is None or not until():
-            if not self._step(end):
+            if self.now > end or not self._step(end):
+                use_reactor(NOBODY)
                 if until is None:
                     return
                 if self.now >= end:
                     raise NotInTime(f"{describe(until)} did not come true within {timeout:g} s")
                 left = f"after {self.elapsed:g} s nothing is left that could happen"
                 raise NotInTime(f"{describe(until)} did not come true: {left}")
+        use_reactor(NOBODY)
 
     def pass_time(self, seconds: float) -> None:
         """Let the clock run on while a program computes: nothing else happens meanwhile."""
@@ -167,14 +202,27 @@ class World:
         self.schedule(delay, function, *args)
 
     def partition(self, one: str, other: str) -> None:
-        """Let nothing pass between two hosts until `heal`. What is sent is kept, as TCP would send it again."""
+        """Let nothing pass between two hosts until `heal`. What is sent is kept, as TCP would send it again.
+
+        Datagrams are lost. Connections last, however long it takes.
+
+        Raises:
+            LocalError: there is no such host.
+        """
+        pair = self._pair(one, other)
         self.note(f"{one} and {other} are cut off from each other")
-        self.partitions.setdefault(frozenset((self.host(one), self.host(other))), [])
+        # A list of its own, so that the end of an earlier partition does not end this one.
+        self.partitions[pair] = list(self.partitions.get(pair, ()))
 
     def heal(self, one: str, other: str) -> None:
-        """Let everything pass between two hosts again."""
+        """Let everything pass between two hosts again.
+
+        Raises:
+            LocalError: there is no such host.
+        """
+        pair = self._pair(one, other)
         self.note(f"{one} and {other} are connected again")
-        for function, args in self.partitions.pop(frozenset((self.host(one), self.host(other))), []):
+        for function, args in self.partitions.pop(pair, []):
             self.schedule(0.0, function, *args)
 
     def invariant(self, holds: Callable[[], object]) -> None:
@@ -192,8 +240,7 @@ class World:
     def note(self, text: str, where: str = "world") -> None:
         """Put a line into the trace."""
         if self.tracing:
-            plain = re.sub(r" at 0x[0-9a-f]+", "", text)  # the places of objects differ from run to run
-            self.trace.append(f"{self.now - BEGINNING:12.6f}  {where:8}  {plain}")
+            self.trace.append(f"{self.now - BEGINNING:12.6f}  {where:8}  {without_places(text)}")
 
     # What the parts of the world do
 
@@ -205,8 +252,8 @@ class World:
         """Take note that an invariant does not hold. `run` raises it when this turn is over."""
         if self.violation is None:
             self.note(f"VIOLATION {kind}: {details}")
-            self.violation = Violation(kind, details)
-            self.violation.__cause__ = cause
+            self.violation = Violation(kind, without_places(details))
+            self.violation.__cause__ = without_engine(cause)
 
     def schedule(self, delay: float, function: Callable[..., object], *args: Any) -> None:
         """Have `function` called by the world, after `delay` seconds."""
@@ -249,10 +296,11 @@ class World:
     def wait_for(self, host: Host, timeout: float | None) -> None:
         """Let time pass until `host`, which runs its own loop, has something ready."""
         end = math.inf if timeout is None else self.now + timeout
-        while not host.has_ready() and self.now < end:
+        while not host.has_ready() and self.now < end and host not in self.condemned:
             if not self._step(end):
                 if timeout is None:
                     raise LocalError(f"{host.name} waits for ever: nothing is left that could happen")
+                self.pass_time(end - self.now)
                 return
         use_reactor(host.reactor)
 
@@ -262,6 +310,7 @@ class World:
         Raises:
             Violation: something is.
         """
+        self._look_at_invariants()
         self.note("the scenario is over: every host closes what it has")
         for host in self.hosts.values():
             host.finish()
@@ -273,7 +322,8 @@ class World:
         self.violation = self.violation or Violation("the scenario failed", "")
         self.note("the scenario has failed: every host closes what it has")
         for host in self.hosts.values():
-            host.finish()
+            with suppress(Exception):  # a broken engine may let out what its hooks raise
+                host.finish()
 
     @property
     def elapsed(self) -> float:
@@ -285,23 +335,34 @@ class World:
         """Take what the engine logs, and the default reactor of this thread, for as long as this lasts."""
         log = logging.getLogger("reactor")
         taker = _LogTaker(self)
-        before = log.propagate, log.level
-        log.propagate = False
+        before = log.propagate, log.level, log.disabled, logging.root.manager.disable
+        logging.disable(logging.NOTSET)  # what is logged tells which exceptions escaped
+        log.propagate = log.disabled = False
         log.setLevel(logging.DEBUG if self.tracing else logging.ERROR)
         log.addHandler(taker)
-        reactor = use_reactor(None)
+        reactor = use_reactor(NOBODY)
         try:
             yield
         finally:
             use_reactor(reactor)
             log.removeHandler(taker)
-            log.propagate = before[0]
+            log.propagate, _, log.disabled, disabled = before
             log.setLevel(before[1])
+            logging.disable(disabled)
 
     # Steps
 
+    def _pair(self, *names: str) -> frozenset[Host]:
+        unknown = [name for name in names if name not in self.hosts]
+        if unknown:
+            raise LocalError(f"there is no host {unknown[0]!r}; there are {', '.join(self.hosts) or 'none'}")
+        return frozenset(self.hosts[name] for name in names)
+
     def _step(self, end: float) -> bool:
         """Run one turn of every host that has something to do, or let time pass. False: nothing is left till `end`."""
+        __tracebackhide__ = True
+        for host in [host for host in self.condemned if not host.reactor.is_running]:
+            host.kill(self.condemned.pop(host))
         runnable = [host for host in self.hosts.values() if host.is_runnable()]
         if not runnable:
             return self._pass_on(end)
@@ -317,12 +378,11 @@ class World:
                 self.turns += 1
                 if self.violation is not None:
                     self._raise_violation()
-        for holds in self._invariants:
-            if holds() is False:
-                raise Violation("an invariant of the scenario does not hold", describe(holds))
+        self._look_at_invariants()
         self._standing += 1
         if self._standing > STANDSTILL:
-            raise Violation("time stands still", f"{STANDSTILL} turns of {', '.join(h.name for h in runnable)}")
+            names = ", ".join(host.name for host in runnable)
+            raise Violation("time stands still", f"{STANDSTILL:,} turns of {names}, and no moment has passed")
         return True
 
     def _pass_on(self, end: float) -> bool:
@@ -333,9 +393,10 @@ class World:
                 wait = host.reactor.next_timeout()
                 if wait is not None:
                     due = min(due, self.now + wait)
+        if due == math.inf:
+            return False
         if due > end:
-            if end < math.inf and due < math.inf:
-                self.now = max(self.now, end)
+            self.now = max(self.now, end)
             return False
         if due > self.now:
             self.now = due
@@ -347,6 +408,11 @@ class World:
             _, _, function, args = heapq.heappop(events)
             function(*args)
         return True
+
+    def _look_at_invariants(self) -> None:
+        for holds in self._invariants:
+            if holds() is False:
+                raise Violation("an invariant of the scenario does not hold", describe(holds))
 
     def _change_weather(self) -> None:
         self._next_weather = self.now + WEATHER_INTERVAL
@@ -360,7 +426,7 @@ class World:
             if one is not other and not self.is_cut(one, other):
                 one.injected("world", WEATHER, fault)
                 self.partition(one.name, other.name)
-                self.schedule(outage, self.heal, one.name, other.name)
+                self.schedule(outage, self._clear_up, one, other, self.partitions[frozenset((one, other))])
             return
         able = [host for host in hosts if host.can_restart and host.is_up and not host.reactor.is_running]
         if able:
@@ -369,13 +435,34 @@ class World:
             host.kill(power_cut=fault.name == "power cut")
             self.schedule(outage, self._restart, host, host.boots)
 
+    def _clear_up(self, one: Host, other: Host, held: list[Any]) -> None:
+        if self.partitions.get(frozenset((one, other))) is held:  # the scenario has made none of its own since
+            self.heal(one.name, other.name)
+
     def _restart(self, host: Host, boots: int) -> None:
         if host.boots == boots and not host.is_up:  # unless the scenario did it
             host.restart()
 
     def _raise_violation(self) -> None:
+        __tracebackhide__ = True
         if self.violation is not None:
             raise self.violation
+
+
+def without_engine(error: BaseException | None) -> BaseException | None:
+    """Return `error` with a traceback that begins where the user's code does."""
+    if error is not None:
+        traceback = error.__traceback__
+        while traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith("reactor."):
+            traceback = traceback.tb_next
+        if traceback is not None:
+            error.__traceback__ = traceback
+    return error
+
+
+def without_places(text: str) -> str:
+    """Return `text` without the places of objects in memory, which differ from run to run."""
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def describe(function: Callable[..., object]) -> str:

@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import sys
+import tempfile
 from collections.abc import Callable
 from multiprocessing.connection import Client
 from pathlib import Path
@@ -460,3 +461,15 @@ def test_pickles_of_another_user_are_refused_on_a_unix_socket(
 def test_streams_have_no_use_for_a_key(loop: reactor.Reactor) -> None:
     with pytest.raises(reactor.LocalError, match="no use for an authkey"):
         reactor.Listener(("127.0.0.1", 0), Echo, authkey=KEY, reactor=loop)
+
+
+def test_listener_on_a_socket_of_its_own_that_cannot_be_bound_leaves_no_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def no_descriptors(*args: Any) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with reactor.Reactor(socket_factory=no_descriptors) as loop, pytest.raises(OSError, match="Too many open files"):
+        reactor.Listener(None, reactor.Stream, reactor=loop)
+    assert list(tmp_path.iterdir()) == []

@@ -569,3 +569,26 @@ def test_file_that_grows_is_sent_as_long_as_it_was() -> None:
     os.pwrite(file.fileno(), b"and now", 4)
     assert send_all(queue) == b"then"
     assert file.closed
+
+
+def test_producer_that_closes_its_channel_when_it_is_closed_ends_the_queue(loop: reactor.Reactor) -> None:
+    """Found by the simulation: the queue had run empty under the hands of who took the producer off it."""
+    accepted = Accepting(RecordingStream)
+
+    class Leaving:
+        def __init__(self) -> None:
+            self.chunks = [b"first", b""]
+
+        def more(self) -> bytes:
+            return self.chunks.pop(0)
+
+        def close(self) -> None:
+            accepted.channels[0].close()
+
+    with reactor.Listener(("127.0.0.1", 0), accepted, reactor=loop) as listener, raw_client(listener.address):
+        run_until(loop, lambda: accepted.channels and accepted.channels[0].of("open"))
+        channel = accepted.channels[0]
+        channel.push(Leaving())
+        channel.push(b"never sent")
+        run_until(loop, lambda: channel.of("close"))
+    assert channel.of("error") == []

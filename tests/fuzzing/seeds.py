@@ -1,0 +1,216 @@
+"""Where the fuzzer begins: real conversations, and what a program does on an ordinary day."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import struct
+from collections import OrderedDict
+from collections.abc import Iterable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from tests.fuzzing.targets import codecs
+
+WHOLE = b"\0"
+BYTE_BY_BYTE = b"\x01"
+IN_THREE = b"\x04" + (5).to_bytes(2) + (30).to_bytes(2)
+"""Ways to cut, as `Decisions.cutting` reads them."""
+
+MESSAGES: list[Any] = [
+    ("add", 2, 3),
+    {"numbers": [1, -2.5, 10**20], "text": "gr\u00fc\u00dfe", "bytes": b"\0\xff", "nothing": None},
+    OrderedDict(first=[True, (), set(), frozenset({1})], second=bytearray(b"x")),
+]
+
+
+def string(data: bytes) -> bytes:
+    """Return `data` behind its length, as `Decisions.string` reads it."""
+    return bytes([len(data)]) + data
+
+
+def recorded(messages: Iterable[Any]) -> bytes:
+    """Return what the standard library writes when it sends `messages`."""
+    reading, writing = os.pipe()
+    with open(reading, "rb") as reader:
+        with Connection(writing, readable=False) as connection:
+            for message in messages:
+                connection.send(message)
+        return reader.read()
+
+
+def frames() -> Iterable[bytes]:
+    kinds = [bytes([kind]) for kind in range(4)]
+    for cutting in (WHOLE, BYTE_BY_BYTE, IN_THREE):
+        yield kinds[0] + b"\0" + cutting + recorded(MESSAGES)
+    long = b"\xff\xff\xff\xff" + (5).to_bytes(8) + b"first" + (0).to_bytes(4)
+    yield kinds[0] + b"\0" + IN_THREE + long + long[:9]
+    yield kinds[0] + b"\x01" + WHOLE + b"\xff\xff\xff\xff" + (1 << 40).to_bytes(8) + b"a header bomb"
+    yield kinds[0] + b"\0" + BYTE_BY_BYTE + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    yield kinds[0] + b"\0" + WHOLE + b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"
+    challenge = b"#CHALLENGE#{sha256}" + bytes(range(65, 105))
+    yield kinds[2] + b"\0" + BYTE_BY_BYTE + len(challenge).to_bytes(4) + challenge
+    for kind in kinds[1:]:
+        yield kind + b"\x03" + IN_THREE + len(challenge).to_bytes(4) + challenge + b"\0\0\0\x09#WELCOME#" + b"\0\0"
+        yield kind + b"\0" + WHOLE + b"\0\0\0\x04four" + b"\0\0\0\0"
+
+
+ANSWER, OLD_ANSWER, CHALLENGE, OLD_CHALLENGE, WELCOME, FAILURE, OURS = (bytes([step]) for step in range(2, 9))
+"""The steps of a peer in the script of a handshake."""
+
+SHA256, SHA3_384 = b"\x01", b"\x04"
+
+
+def handshake() -> Iterable[bytes]:
+    # Each with an answer to our challenge, and a challenge.
+    old = OLD_ANSWER, OLD_CHALLENGE + b"twenty bytes of old."
+    new = ANSWER + SHA256 + b"\0", CHALLENGE + SHA256 + string(b"forty bytes that a new Python makes up..")
+    other = ANSWER + SHA3_384 + b"\0", CHALLENGE + SHA3_384 + string(b"forty bytes that a new Python makes up..")
+    behind = b"\x01" + string(pickle.dumps(MESSAGES[0]))
+    for answer, challenge in (old, new, other):
+        yield b"\0\0\0" + BYTE_BY_BYTE + answer + challenge + WELCOME + behind
+        yield b"\x01\0\0" + IN_THREE + challenge + WELCOME + answer + behind
+        yield b"\0\x01\x01" + WHOLE + answer + challenge + WELCOME
+        yield b"\x01\x01\x01" + WHOLE + challenge + WELCOME + answer
+        yield b"\0\0\0" + IN_THREE + answer + challenge + FAILURE
+        yield b"\x01\0\0" + IN_THREE + challenge + FAILURE
+    # Somebody in between lets two of ours use MD5.
+    yield b"\0\0\0" + WHOLE + old[0] + OURS + b"\x01\x01" + WELCOME
+    yield b"\x01\0\0" + WHOLE + OURS + b"\0\x01" + WELCOME + old[0]
+    yield b"\x01\0\0" + WHOLE + CHALLENGE + SHA256 + string(bytes(255))
+    for role, before in ((b"\0", new[0]), (b"\x01", b"")):
+        for issuer in (b"\0", b"\x01"):
+            yield role + b"\0\0" + WHOLE + before + OURS + issuer + b"\x01" + WELCOME
+        yield role + b"\0\0" + BYTE_BY_BYTE + b"\0" + string(b"GET / HTTP/1.1\r\n\r\n")
+
+
+def link() -> Iterable[bytes]:
+    yield b"\0\0\0\0"
+    yield b"\0\0\x01\x01" + bytes([0, 1, 80, 81]) * 20
+    for kind in range(3):
+        for place in (3, 20, 64, 72):
+            edit = bytes([1, place, kind, 7])
+            yield edit + b"\0" + b"\0\0"
+            yield b"\0" + edit + b"\0\x01"
+
+
+LISTENER, CLIENT, SECOND_LISTENER, SECOND_CLIENT = (bytes([place]) for place in range(4))
+
+
+def reflection() -> Iterable[bytes]:
+    said = b"\x02"
+    relay = [
+        (CLIENT, LISTENER, 0), (LISTENER, CLIENT, 0), (CLIENT, LISTENER, 1),
+        (LISTENER, CLIENT, 1), (CLIENT, LISTENER, 2), (LISTENER, CLIENT, 2),
+    ]  # fmt: skip
+    yield b"\0" + b"".join(to + said + of + bytes([number]) for to, of, number in relay)
+    attack = [(CLIENT, said + LISTENER + b"\0"), (CLIENT, b"\0")]
+    attack += [(SECOND_CLIENT, said + CLIENT + b"\x01"), (CLIENT, said + SECOND_CLIENT + b"\0")]
+    yield b"\0" + b"".join(to + frame for to, frame in attack)
+    inventions = (b"{sha256}" + bytes(32), b"#CHALLENGE#{sha256}" + bytes(40), b"#WELCOME#")
+    yield b"\0" + b"".join(LISTENER + b"\x01" + string(frame) for frame in inventions)
+    yield b"\0" + LISTENER + said + SECOND_LISTENER + b"\0" + SECOND_LISTENER + said + LISTENER + b"\0"
+    yield b"\x01" + CLIENT + b"\x04" + LISTENER + b"\0" + bytes([19]) + CLIENT + b"\0" + LISTENER + b"\x01\x02no"
+
+
+def json_codec() -> Iterable[bytes]:
+    documents: list[Any] = [
+        {"an": "object", "of": [1, 2.5, None, True]},
+        "gr\u00fc\u00dfe \U0001f600",
+        -(10**30),
+        [[[]]],
+    ]
+    for document in documents:
+        yield json.dumps(document).encode()
+        yield json.dumps(document, ensure_ascii=False, indent=1).encode()
+    yield from (b'"\\ud800"', b"[NaN, -Infinity]", b"1e999", b"[" * 900, '"\ufeff"'.encode("utf-16"), b"\x80")
+
+
+def bytes_codec() -> Iterable[bytes]:
+    yield b"\x01\x09\x01some bytes that are sent"
+    yield b""
+
+
+def restricted_pickle() -> Iterable[bytes]:
+    for message in MESSAGES:
+        for protocol in (0, 2, 4, 5):
+            yield pickle.dumps(message, protocol)
+    yield pickle.dumps(codecs.Forbidden, 0)
+    yield pickle.dumps(codecs.Forbidden, 4)
+    yield b"\x82\xf0."
+    yield b"cos\nsystem\n(S'true'\ntR."
+    allowed = f"c{codecs.__name__}\nAllowed\n".encode()
+    yield allowed + b")\x81}S'a'\nK\x05sb."
+    yield b"(i" + allowed[1:] + b"."
+    yield allowed + b"N}S'a'\nK\x05s\x86b."
+
+
+def addresses() -> Iterable[bytes]:
+    for text in (
+        "/run/socket",
+        "\0abstract",
+        "unix://relative",
+        "tcp://[::1]:6000",
+        "tcp://localhost:1",
+        r"\\.\pipe\x",
+    ):
+        yield b"\0\0" + text.encode()
+        yield b"\x03\x01" + text.encode()
+    yield b"\0\x02" + (80).to_bytes(2) + b"user:word@localhost"
+    localhost, port, number = b"\0" + string(b"localhost"), b"\x01" + (6000).to_bytes(2), b"\x01\0\x02"
+    yield b"\0\x03\x02" + localhost + port
+    yield b"\x01\x03\x02\x02" + string(b"xn--mnchen-3ya") + port
+    yield b"\x02\x03\x04\0" + string(b"fe80::1") + port + number + number
+    yield b"\0\x03\x02\0" + string(b"::1") + b"\x04\x05"
+
+
+def excerpts() -> Iterable[bytes]:
+    yield b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    yield "gr\u00fc\u00dfe, \u2028 and a bell \a".encode()
+    yield b"\x1b[31m" * 60
+    yield b"\xff\xfe'\"\\"
+
+
+def output_queue() -> Iterable[bytes]:
+    header, room = b"\0\x01", b"\x07" + (50).to_bytes(2)
+    appended = b"\0" + string(b"appended bytes") + b"\x01" + string(b"a view of others")
+    sources = b"".join(bytes([kind, 2]) + string(b"one") + string(b"two") for kind in (2, 3, 4))
+    file = b"\x05" + string(b"0123456789") + b"\x03\x05"
+    yield header + appended + room + sources.replace(b"two", b"two\0") + room + file + room * 3
+    yield b"\x01\0" + file + appended + b"\x06" + string(b"in front") + b"\x08" + room + b"\x09" + appended
+    yield b"\x02\0" + b"\x0b\x0b" + room + b"\x0b" + room
+    yield b"\x03\0" + b"\x0c" + b"\x07\xff\xff"
+    yield b"\x01\0\x02\x04" + string(bytes(200)) * 4 + b"\0" + room
+    yield b"\x03\x01" + b"\x0a" * 4 + (b"\x07\xff\xff" + b"\x08") * 6
+    for ending in (1, 2):
+        yield header + b"\x02\x01" + string(b"one") + bytes([ending]) + appended + room * 2
+    yield header + appended + b"\x0d" + appended + file + room
+
+
+def timers() -> Iterable[bytes]:
+    once, repeating = b"\0\0\x10\0", b"\0\0\x08\x01\0\x10"
+    yield once + repeating + b"\x03\x20" + b"\0" + b"\x02\x01" + b"\x03\xff" + bytes(6)
+    yield b"\x05\x02" + b"\x06\0\0" + b"\x03\x20" + bytes(100) + b"\x06\0\x01"
+    yield b"".join(repeating + b"\x03\x20" + bytes([action]) for action in range(6))
+    not_a_number, long_ago, second = (b"\x03" + struct.pack("!d", time) for time in (math.nan, -1e300, 1.0))
+    yield b"\0" + not_a_number + b"\0" + b"\0" + long_ago + b"\x01" + second + b"\x03\x10"
+
+
+def deadlines() -> Iterable[bytes]:
+    set_each = b"".join(b"\x01" + bytes([owner]) + b"\x02\0\x64" for owner in range(6))
+    yield set_each + b"\0" + (65).to_bytes(2) + bytes(6)
+    yield set_each + b"\x01\x02\0" + b"\0" + (65).to_bytes(2) + b"\x03" + b"\x01\x04\x01\x10"
+    yield b"\x01\0\x01\x3f" + b"\x01\0\0"
+    yield set_each[:5] + b"\x01\x01\x02\x03\xe8" + b"\0\xff\xff" + b"\x01\x05\x02\0\x01"
+
+
+SEEDS = {
+    seeds.__name__: seeds
+    for seeds in (
+        frames, handshake, link, reflection, json_codec, bytes_codec, restricted_pickle, addresses, excerpts,
+        output_queue, timers, deadlines,
+    )
+}  # fmt: skip
+"""What makes the first inputs of each target."""

@@ -1,0 +1,1 @@
+"""What happens in the simulated worlds in which a planted defect has to show itself."""
