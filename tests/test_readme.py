@@ -18,6 +18,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -328,7 +329,8 @@ def test_simulation_finds_the_wrong_handler_and_prints_what_the_readme_says(read
 def test_simulation_passes_the_right_handler_of_the_readme(readme: str, tmp_path: Path) -> None:
     wrong, right = simulated(readme)
     handler = re.compile(r"    def handle_data.*?\n\n", re.DOTALL)
-    done = run_test(handler.sub(lambda _: right + "\n", wrong, count=1), tmp_path, "--simulation-seeds", "200")
+    inside = textwrap.indent(right, "    ")
+    done = run_test(handler.sub(lambda _: inside + "\n", wrong, count=1), tmp_path, "--simulation-seeds", "200")
     assert done.returncode == 0, done.stdout
 
 

@@ -107,6 +107,23 @@ def test_mistake_in_the_command_is_told_and_ends_with_2(
     assert capsys.readouterr().err == f"error: {caught.value}\n"
 
 
+@pytest.mark.parametrize("options", [["--cores", "0"], ["--seconds", "0"], ["--seconds", "nan"], ["--tape", "a:0=1"]])
+def test_options_that_make_no_sense_end_with_2(
+    options: list[str], module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([f"{module}:right", *options])
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_scenario_that_other_processes_cannot_find_is_refused(module: str) -> None:
+    (right,) = (place.find() for place in find_scenarios(f"{module}:right"))
+    sys.modules[module].SCENARIOS = [right, lambda world: None]  # type: ignore[attr-defined]
+    with pytest.raises(LocalError, match="make it a function of a module"):
+        find_scenarios(module)
+
+
 def test_batch_goes_on_where_the_one_before_it_ended(module: str) -> None:
     (place,) = find_scenarios(f"{module}:right")
     first, following = run_batch(place, 100, 0.02)

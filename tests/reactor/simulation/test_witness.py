@@ -380,6 +380,28 @@ def test_listener_with_more_connections_than_its_limit_is_reported(limit: str, m
     assert f"is more than {limit}" in str(failure)
 
 
+def test_listener_with_more_connections_of_one_peer_than_its_limit_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scenario(world: World) -> None:
+        world.listen(("server", 6000), Echo, limits=reactor.Limits(maximum_connections_per_peer=2))
+        for _ in range(5):
+            world.connect(("server", 6000), reactor.Stream)
+        world.run(timeout=1)
+
+    right = Listener._adopt
+
+    def adopt(self: Listener, sock: Any, peer: Any) -> None:
+        limits, self.limits = self.limits, reactor.Limits()
+        right(self, sock, peer)
+        self.limits = limits
+
+    assert run_once(scenario, draws={}).failure is None
+    monkeypatch.setattr(Listener, "_adopt", adopt)
+    failure = run_once(scenario, draws={}).failure
+    assert isinstance(failure, Violation)
+    assert failure.kind == "a queue is over its limit"
+    assert "is more than maximum_connections_per_peer" in str(failure)
+
+
 # Getting on
 
 

@@ -409,6 +409,15 @@ def test_hook_that_fails_while_all_is_closed_is_a_violation() -> None:
     assert "an exception escaped: RuntimeError: at the very end" in failure_of(scenario)
 
 
+@pytest.mark.parametrize("address", [6000, "server", ("server",), (6000, "server"), ("server", 6000, 0)])
+def test_world_listens_on_a_host_that_has_a_name(address: Any) -> None:
+    def scenario(world: World) -> None:
+        with pytest.raises(LocalError, match=r"says not on which host; give \(name of the host, port\)"):
+            world.listen(address, Echo)
+
+    check(scenario)
+
+
 def test_host_is_the_same_for_the_same_name() -> None:
     def scenario(world: World) -> None:
         host = world.host("server", descriptors=10)
