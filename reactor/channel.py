@@ -250,10 +250,12 @@ class Channel:
         """Make this a channel of `reactor`.
 
         Raises:
-            StateError: it is attached already.
+            StateError: it is attached already, or the reactor is shutting down.
         """
         if self._is_attached:
             raise StateError(f"{self}: one channel serves one connection; make a new object for the next one")
+        if reactor.is_shutting_down:
+            raise StateError(f"{self}: the reactor is shutting down and takes no new channel")
         self.reactor = reactor
         self.peer = peer
         self.limits = limits
@@ -286,13 +288,14 @@ class Channel:
         self._origin._channel_opened(self)
         self._set_deadline(self.limits.idle_timeout)
         queue = self._output
-        if not queue:
-            self._output = None
-        else:
+        is_ending = isinstance(queue, OutputQueue) and queue.sealed
+        if queue:
             reactor.flush_soon(self)
+        elif not is_ending:
+            self._output = None
         become(self, "open")
         reactor.hook_soon(self, self.handle_open)
-        if isinstance(queue, OutputQueue) and queue.sealed:
+        if is_ending:
             reactor.hook_soon(self, self.close_when_done)
 
     def _want(self, interest: int) -> None:

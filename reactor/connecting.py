@@ -348,6 +348,7 @@ def connect(
         AddressError: the address or the family cannot be used here.
         UnsafePickleError: nothing would keep a stranger from sending pickles.
         LocalError: arguments that contradict one another.
+        StateError: the reactor is shutting down.
     """
     request = Request(
         parse_address(address, family),

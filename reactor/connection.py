@@ -165,6 +165,8 @@ class Authenticating(Preparing):
             return
         queue = channel._make_queue()
         queue.clear()
+        if channel.state is not self:
+            return  # a producer that was dropped has closed its channel
         queue.put_first(channel._greeting + error.reply)  # which goes even into a queue that is sealed
         channel._reason = error
         become(channel, "drain")
@@ -295,7 +297,10 @@ class Connection(Connectable):
         assert self._origin is not None
         trust = self._trust
         if trust.authkey is not None:
-            become(self, "authenticate")
+            before = self.state
+            self._origin._channel_authenticating(self)
+            if self.state is before:  # a hook of the peer that had to make room may have closed this one
+                become(self, "authenticate")
             return
         if trust.needs_known_peer:
             trust.check(peer_is_this_user(self.socket))
@@ -310,7 +315,6 @@ class Connection(Connectable):
         self._handshake = Handshake(
             self._origin._role, self._trust.authkey, self.reactor.random, self._trust.minimum_digest
         )
-        self._origin._channel_authenticating(self)
         return self._handshake
 
     def _authenticated(self, trailing: bytes) -> None:

@@ -420,6 +420,8 @@ class Reactor:
     def shutdown(self, grace: float = 10.0) -> Shutdown:
         """Stop accepting, let every queue drain, close all, and end the loop when that is done.
 
+        Whoever makes another channel meanwhile gets a `StateError`.
+
         Arguments:
             grace: seconds after which whoever is left is cut off, with a line in the log.
         Returns: an object that tells, in the end, who had to be cut; the same one if a shutdown is under way.

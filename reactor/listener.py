@@ -109,6 +109,7 @@ class Listener(Channel, Origin):
         AddressInUseError: somebody alive listens there already.
         UnsafePickleError: nothing would keep strangers from sending pickles.
         LocalError: arguments that contradict one another.
+        StateError: the reactor is shutting down.
         OSError: the operating system refused; its message is unchanged.
     """
 

@@ -224,7 +224,9 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COVERAGE"))}
+    # Where CI or BUILD_NUMBER is set, pytest says everything in full, and some of it twice.
+    foreign = ("PYTHON", "PYTEST", "COVERAGE", "CI", "BUILD_NUMBER")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**clean, "PYTHONPATH": str(ROOT)}
 
 

@@ -8,11 +8,13 @@ import pytest
 
 import reactor
 from reactor.simulation import World, simulate, torture
+from tests.conftest import KEY
 
-from .closing import Complaint
+from .closing import Complaint, Suspicious
 from .listening import listener_pauses, one_peer_has_as_many_connections_as_it_may
-from .peers import AGES, SERVER, Echo, EchoStream, Greeter, serving, settle
-from .sending import large_frames
+from .peers import AGES, SERVER, Asker, Checked, Echo, EchoStream, Greeter, serving, settle, still_serves
+from .sending import Box, large_frames
+from .timeouts import Mute
 
 
 def connects_or_fails_at_once(world: World) -> bool:
@@ -84,3 +86,103 @@ def answer_comes_before_a_frame_that_is_too_large(world: World) -> None:
 
 def test_answer_survives_a_frame_that_makes_no_sense_and_comes_later() -> None:
     simulate(answer_comes_before_a_frame_that_is_too_large, seeds=1, tape="")
+
+
+def evicted_peer_takes_the_others_with_it(world: World) -> None:
+    limits = reactor.Limits(maximum_unauthenticated=2)
+    world.host("server", serving(partial(Suspicious, {}), authkey=KEY, limits=limits))
+    mutes = [world.connect(SERVER, Mute) for _ in range(3)]
+    world.run(until=lambda: all(mute.ended for mute in mutes), timeout=AGES)
+    still_serves(world, Asker, authkey=KEY)
+
+
+def test_handler_of_an_evicted_peer_may_close_the_peer_that_takes_its_place() -> None:
+    simulate(evicted_peer_takes_the_others_with_it, seeds=1, tape="")
+
+
+class LastStraw:
+    """A producer that closes its channel when it is closed itself."""
+
+    def __init__(self, channel: reactor.Channel) -> None:
+        self.channel = channel
+
+    def more(self) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        self.channel.close()
+
+
+class Burdened(Checked, reactor.Stream):
+    """Pushes bytes and a `LastStraw` between them."""
+
+    def handle_open(self) -> None:
+        self.push(b"before")
+        self.push(LastStraw(self))
+        self.push(b"behind")
+
+
+class BurdenedPorter(Checked, reactor.Connection):
+    """Has a `LastStraw` waiting before it knows its peer."""
+
+    codec = "bytes"
+
+    def __init__(self) -> None:
+        self.push(LastStraw(self))
+
+
+def producer_ends_with_its_channel(world: World) -> None:
+    world.host("server", serving(Burdened))
+    client = world.connect(SERVER, Mute)
+    world.run(until=lambda: client.ended, timeout=AGES)
+    settle(world)
+
+
+def producer_ends_with_a_handshake(world: World) -> None:
+    world.host("server", serving(BurdenedPorter, authkey=KEY))
+    client = world.connect(SERVER, partial(Asker, []), authkey=b"another secret key")
+    world.run(until=lambda: client.ended, timeout=AGES)
+    settle(world)
+
+
+def test_producer_may_close_its_channel_when_it_is_at_its_end() -> None:
+    simulate(producer_ends_with_its_channel, seeds=1, tape="")
+
+
+def test_producer_may_close_its_channel_when_the_handshake_fails() -> None:
+    simulate(producer_ends_with_a_handshake, seeds=1, tape="")
+
+
+class Faithful(Mute):
+    """Connects again whenever it is closed, by its own hand."""
+
+    def handle_close(self, reason: reactor.ReactorError) -> None:
+        super().handle_close(reason)
+        Faithful.connect(SERVER, reactor=self.reactor)
+
+
+def program_connects_again_while_it_shuts_down(world: World) -> None:
+    world.tolerate(reactor.ReactorError)  # which may well tell it that this is no moment to connect
+    world.host("server", serving(EchoStream))
+    client = world.connect(SERVER, Faithful)
+    world.run(timeout=1)
+    shutdown = client.reactor.shutdown(grace=2)
+    world.run(until=lambda: shutdown.is_complete, timeout=10)
+
+
+def test_shutdown_comes_to_its_end_where_handle_close_connects_again() -> None:
+    simulate(program_connects_again_while_it_shuts_down, seeds=1, tape="")
+
+
+def channel_is_to_close_before_it_is_open(world: World) -> None:
+    heard: list[bytes] = []
+    world.host("server", serving(lambda: Box(heard)))
+    client = world.connect(SERVER, partial(Complaint, b"from handle_open"))
+    client.close_when_done()
+    world.run(until=lambda: client.ended, timeout=AGES)
+    settle(world)
+    assert heard == []
+
+
+def test_nothing_leaves_that_is_pushed_after_close_when_done_in_handle_open_either() -> None:
+    simulate(channel_is_to_close_before_it_is_open, seeds=1, tape="")

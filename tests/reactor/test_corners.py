@@ -443,6 +443,18 @@ def test_codec_may_give_anything_that_is_like_bytes(loop: reactor.Reactor, kind:
     run_until(loop, lambda: accepted.channels and accepted.channels[0].of("message") == [b"x" * size])
 
 
+def test_nothing_new_begins_while_the_reactor_shuts_down(loop: reactor.Reactor, pair: Any) -> None:
+    _, client = pair
+    loop.shutdown()
+    client.shutdown(socket.SHUT_WR)  # else the channel waits two seconds for the end of its peer
+    with pytest.raises(reactor.StateError, match="the reactor is shutting down and takes no new channel"):
+        reactor.Stream.connect(("127.0.0.1", 9), reactor=loop)
+    with pytest.raises(reactor.StateError, match="shutting down"):
+        reactor.Listener(("127.0.0.1", 0), reactor.Stream, reactor=loop)
+    loop.loop()
+    reactor.Listener(("127.0.0.1", 0), reactor.Stream, reactor=loop).close()
+
+
 def test_shutdown_reports_a_peer_that_was_in_the_middle_of_a_file(
     loop: reactor.Reactor, pair: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
