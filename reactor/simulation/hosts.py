@@ -75,7 +75,7 @@ class Host:
         self._ports = EPHEMERAL
         self._free: list[int] = []
         self._quiet = 0
-        self._had_events = False
+        self._had_events = self._is_blinded = False
         self.reactor: Reactor
         self._start()
 
@@ -176,7 +176,7 @@ class Host:
         world.witness.look_at(self)
         if self.activity != before or not self._had_events:
             self._quiet = 0
-        else:
+        elif not self._is_blinded:
             self._quiet += 1
             if self._quiet > QUIET_BATCHES:
                 watched = ", ".join(sorted(file.name for file in self.candidates)) or "nothing"
@@ -214,6 +214,7 @@ class Host:
             else:
                 del self.candidates[file]
         self._had_events = bool(ready)
+        self._is_blinded = False
         value = self.stream.draw(SELECT)
         if value:
             self._disturb(ready, value)
@@ -462,5 +463,6 @@ class Host:
             for key, _ in ready[keep:]:
                 self.batch.pop(key.fd, None)
             del ready[keep:]
+            self._is_blinded = True  # a loop cannot deal with what it is not told
         self.injected(self.name, SELECT, fault)
         self.activity -= 1  # what a selector says is no progress: a loop that spins must not be taken for a busy one

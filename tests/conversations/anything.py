@@ -78,6 +78,8 @@ class Table:
         """A wise move."""
 
     def connect_one(self) -> None:
+        if self.is_over:
+            return  # time has flown: this was to happen long ago
         host = self.world.host(self.world.choose(["client", "other", "server"]))
         patience = self.world.choose([None, reactor.Backoff(attempts=2)])
         if host.is_up:
@@ -94,7 +96,7 @@ class Table:
         self.world.call_later(0.5, self.listen_again)
 
     def listen_again(self) -> None:
-        if self.server.is_up and self.listener.state.name == "Closed":
+        if self.server.is_up and self.listener.state.name == "Closed" and not self.server.reactor.is_shutting_down:
             self.listen(self.server)
 
     def move_later(self) -> None:
