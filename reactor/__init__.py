@@ -15,10 +15,13 @@ from .authentication import ShortKeyWarning
 from .calls import Call, ThreadCall
 from .channel import Channel
 from .chat import Chat, LineChannel
+from .children import Child, spawn
 from .codecs import Codec, RestrictedPickle
 from .connecting import Backoff, connect
 from .connection import Connection
+from .datagram import Datagram
 from .defaults import get_reactor
+from .dispatcher import Dispatcher
 from .errors import (
     AddressError,
     AddressInUseError,
@@ -27,6 +30,7 @@ from .errors import (
     ClosedReactorError,
     ConnectError,
     ConnectionLost,
+    DatagramError,
     DeadlineError,
     DecodingError,
     FrameError,
@@ -55,14 +59,18 @@ __all__ = [
     "Call",
     "Channel",
     "Chat",
+    "Child",
     "ClosedHere",
     "ClosedReactorError",
     "Codec",
     "ConnectError",
     "Connection",
     "ConnectionLost",
+    "Datagram",
+    "DatagramError",
     "DeadlineError",
     "DecodingError",
+    "Dispatcher",
     "Endpoint",
     "FrameError",
     "HookError",
@@ -98,6 +106,7 @@ __all__ = [
     "run_in_thread",
     "shutdown",
     "shutdown_on_signal",
+    "spawn",
     "stop",
 ]
 

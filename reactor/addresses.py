@@ -51,13 +51,20 @@ class Endpoint:
         return self.is_unix and bool(self.location[:1] in ("\0", b"\0"))
 
 
-def parse_address(address: Address, family: str | None = None) -> Endpoint:
+class Description(str):
+    """What stands in place of the address of a peer that has none."""
+
+    __slots__ = ()
+
+
+def parse_address(address: Address, family: str | None = None, scheme: str = "tcp") -> Endpoint:
     """Return the `Endpoint` that `address` means.
 
     Arguments:
         address: (host, port), a path, a path that starts with NUL (Linux's abstract name space),
             ``tcp://host:port``, ``tcp://[::1]:port``, ``unix:///path`` or ``unix://relative/path``.
         family: ``'AF_INET'``, ``'AF_INET6'``, ``'AF_UNIX'``, or None to take it from the form.
+        scheme: ``"udp"`` where datagrams are wanted: it stands in URLs in place of ``tcp`` then.
 
     Raises:
         AddressError: the form is unknown, the port is none, or the family does not fit.
@@ -67,7 +74,7 @@ def parse_address(address: Address, family: str | None = None) -> Endpoint:
     if isinstance(address, str) and address.startswith("\\\\"):
         check_family("AF_PIPE")
     if isinstance(address, str) and "://" in address:
-        endpoint = _parse_url(address)
+        endpoint = _parse_url(address, scheme)
     elif isinstance(address, tuple):
         endpoint = _parse_inet(address)
     elif isinstance(address, str | bytes) and address:
@@ -77,7 +84,9 @@ def parse_address(address: Address, family: str | None = None) -> Endpoint:
         if (b"\0" if isinstance(address, bytes) else "\0") in address and not endpoint.is_abstract:  # type: ignore[operator]
             raise AddressError(f"{address!r} is no path: there is a NUL in it")
     else:
-        raise AddressError(f"{address!r} is no address; give (host, port), a path, 'tcp://host:port' or 'unix:///path'")
+        raise AddressError(
+            f"{address!r} is no address; give (host, port), a path, '{scheme}://host:port' or 'unix:///path'"
+        )
     if family is None:
         return endpoint
     if endpoint.is_unix != (family == "AF_UNIX") or (len(endpoint.location) == 4 and family == "AF_INET"):
@@ -102,6 +111,8 @@ def format_address(address: Any) -> str:
         if isinstance(host, str) and host.startswith("::ffff:") and "." in host:
             host = host[7:]  # an IPv4 peer on a dual-stack socket
         return f"[{host}]:{port}" if isinstance(host, str) and ":" in host else f"{host}:{port}"
+    if isinstance(address, Description):
+        return str(address)
     if isinstance(address, bytes):
         address = address.decode("utf-8", "backslashreplace")
     if not address:
@@ -148,21 +159,21 @@ def _parse_inet(address: tuple[Any, ...]) -> Endpoint:
     return Endpoint(socket.AF_INET6 if len(address) == 4 else socket.AF_UNSPEC, (host, *address[1:]))
 
 
-def _parse_url(url: str) -> Endpoint:
+def _parse_url(url: str, wanted: str) -> Endpoint:
     scheme, _, rest = url.partition("://")
     if scheme == "unix":
         if not rest or "://" in rest:
             raise AddressError(f"{url!r} names no path; give unix:///path")
         return parse_address(rest)
-    if scheme != "tcp":
-        raise AddressError(f"{url!r} has the scheme {scheme!r}; tcp:// and unix:// are understood")
+    if scheme != wanted:
+        raise AddressError(f"{url!r} has the scheme {scheme!r}; {wanted}:// and unix:// are understood here")
     parts = HOST_AND_PORT.fullmatch(rest)
     # A letter that stands for several, as in IDNA, must not bring in what was refused.
     plain = unicodedata.normalize("NFKC", rest)
     if parts is None or not HOST_AND_PORT.fullmatch(plain) or not rest.isprintable():
-        raise AddressError(f"{url!r} is no address; give tcp://host:port")
+        raise AddressError(f"{url!r} is no address; give {wanted}://host:port")
     if parts[1] and not _is_ipv6(parts[1]):
-        raise AddressError(f"{url!r} is no address; brackets are for numbers of IPv6, as in tcp://[::1]:80")
+        raise AddressError(f"{url!r} is no address; brackets are for numbers of IPv6, as in {wanted}://[::1]:80")
     return _parse_inet((parts[1] or parts[2].lower(), int(parts[3])))
 
 

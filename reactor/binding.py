@@ -1,4 +1,4 @@
-"""Binding: from an endpoint to a socket that listens, and the file of a Unix socket."""
+"""Binding: from an endpoint to a socket that listens or takes datagrams, and the file of a Unix socket."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import stat
+import sys
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -66,17 +67,9 @@ def bind_unix(endpoint: Endpoint, make_socket: SocketFactory, backlog: int) -> s
     """
     sock = make_socket(endpoint.family, socket.SOCK_STREAM)
     try:
-        try:
-            _bind(sock, endpoint)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or endpoint.is_abstract:
-                raise
-            _remove_stale(endpoint, make_socket)
-            _bind(sock, endpoint)
-        if not endpoint.is_abstract:
-            # In this order nobody gets in between: before listen() a connect is refused.
-            os.chmod(endpoint.location, 0o600)
+        _bind_file(sock, endpoint, make_socket)
         sock.setblocking(False)
+        # In this order nobody gets in between: before listen() a connect is refused.
         sock.listen(backlog)
     except BaseException:
         close_socket(sock)
@@ -113,6 +106,55 @@ def bind_inet(
     return sock
 
 
+def bind_datagrams(
+    endpoint: Endpoint, make_socket: SocketFactory, resolver: Resolver, broadcast: bool, reuse_port: bool
+) -> tuple[socket.socket, SocketFile | None]:
+    """Return a socket for datagrams with the address of `endpoint`, and its file, if it has one.
+
+    Raises: as `bind_unix` and `bind_inet`.
+    """
+    family, location, both = endpoint.family, endpoint.location, False
+    if not endpoint.is_unix:
+        family, location, both = _inet_location(endpoint, make_socket, resolver, socket.SOCK_DGRAM)
+    sock = make_socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        if broadcast:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
+        if not endpoint.is_unix:
+            _bind(sock, Endpoint(family, location))
+            return sock, None
+        _bind_file(sock, endpoint, make_socket)
+        return sock, None if endpoint.is_abstract else SocketFile(endpoint.location)
+    except BaseException:
+        close_socket(sock)
+        raise
+
+
+def connect_datagrams(endpoint: Endpoint, make_socket: SocketFactory, broadcast: bool) -> socket.socket:
+    """Return a socket for datagrams that go to `endpoint`, and come from there.
+
+    Raises:
+        OSError: nobody is there, as far as the system knows, or there is no way to it.
+    """
+    sock = make_socket(endpoint.family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        if broadcast:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        if endpoint.is_unix and sys.platform == "linux":
+            sock.bind("")  # an abstract name that the system chooses (unix(7)), so that the peer can answer
+        sock.connect(endpoint.location)
+    except BaseException:
+        close_socket(sock)
+        raise
+    return sock
+
+
 def close_socket(sock: Any) -> None:
     """Close `sock`, whatever it reports: a reset on BSD, an input/output error. The descriptor is gone all the same."""
     with contextlib.suppress(OSError):
@@ -139,7 +181,9 @@ def acknowledge_at_once(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
-def _inet_location(endpoint: Endpoint, make_socket: SocketFactory, resolver: Resolver) -> tuple[int, Any, bool]:
+def _inet_location(
+    endpoint: Endpoint, make_socket: SocketFactory, resolver: Resolver, kind: int = socket.SOCK_STREAM
+) -> tuple[int, Any, bool]:
     host, port = endpoint.location[:2]
     if not host:
         if endpoint.family == socket.AF_INET or not _has_both(make_socket):
@@ -149,7 +193,7 @@ def _inet_location(endpoint: Endpoint, make_socket: SocketFactory, resolver: Res
     if known.family != socket.AF_UNSPEC:
         return known.family, known.location, False
     try:
-        found = resolver(host, port, endpoint.family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+        found = resolver(host, port, endpoint.family, kind, 0, socket.AI_PASSIVE)
     except socket.gaierror as error:
         raise AddressError(f"cannot listen on {endpoint}: {error.strerror}") from None
     # IPv4 first: a client of the standard library that says 'localhost' tries nothing else.
@@ -183,13 +227,29 @@ def _bind(sock: socket.socket, endpoint: Endpoint) -> None:
         raise
 
 
-def _remove_stale(endpoint: Endpoint, make_socket: SocketFactory) -> None:
+def _bind_file(sock: socket.socket, endpoint: Endpoint, make_socket: SocketFactory) -> None:
+    """Bind a Unix socket that is for this user alone, and take over a file that a dead process left behind."""
+    if not endpoint.is_abstract:
+        with contextlib.suppress(OSError):  # Linux makes the file with this mode; others know no mode of a socket
+            os.fchmod(sock.fileno(), 0o600)
+    try:
+        _bind(sock, endpoint)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or endpoint.is_abstract:
+            raise
+        _remove_stale(endpoint, make_socket, sock.type)
+        _bind(sock, endpoint)
+    if not endpoint.is_abstract:
+        os.chmod(endpoint.location, 0o600)
+
+
+def _remove_stale(endpoint: Endpoint, make_socket: SocketFactory, kind: int) -> None:
     """Remove the file of a socket on which nobody listens any more."""
     path = endpoint.location
     identity = _identity(path)
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         raise AddressInUseError(errno.EADDRINUSE, f"{endpoint} is a file, and no socket; it is left alone")
-    with make_socket(endpoint.family, socket.SOCK_STREAM) as probe:
+    with make_socket(endpoint.family, kind) as probe:
         probe.setblocking(False)
         try:
             probe.connect(path)

@@ -239,6 +239,11 @@ class Channel:
         self.state.resume(self)
 
     @property
+    def _is_unfinished(self) -> bool:
+        """Whether something is lost if the channel is closed now."""
+        return bool(self._output)
+
+    @property
     def output_size(self) -> int:
         """The bytes that wait for the peer, without what producers have yet to produce."""
         output = self._output

@@ -15,6 +15,7 @@
     │   ├── AuthenticationError the handshake failed
     │   ├── ConnectError        no connection could be made
     │   ├── ConnectionLost      the connection broke
+    │   ├── DatagramError       a datagram is lost; the channel goes on
     │   ├── DeadlineError       the peer took longer than the state it is in allows
     │   ├── FrameError          bytes that are no frame, a frame too large, a frame cut short
     │   ├── DecodingError       a whole frame whose content the codec refuses
@@ -141,6 +142,23 @@ class ConnectionLost(RemoteError):
     def by(cls, cause: OSError) -> ConnectionLost:
         """Return the error that `cause`, from the operating system, means."""
         return cls(f"connection lost: {cause.strerror or cause}", cause.errno)
+
+    def _message(self) -> str:
+        return str(self.args[0])
+
+
+class DatagramError(RemoteError):
+    """One datagram is lost, as the network or the system tells; the channel goes on.
+
+    Attributes:
+        errno: the number of the operating system's error.
+        address: where it was to go, as the socket module writes it; None where that is not known.
+    """
+
+    def __init__(self, message: str, errno: int | None, address: object) -> None:
+        super().__init__(message, errno, address)
+        self.errno = errno
+        self.address = address
 
     def _message(self) -> str:
         return str(self.args[0])

@@ -19,6 +19,8 @@ FRAMES_PER_TURN = 256
 """Frames delivered; the others wait for the next turn."""
 ACCEPTS_PER_TURN = 64
 """Connections accepted."""
+DATAGRAMS_PER_TURN = 64
+"""Datagrams received, and as many sent."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,6 +39,9 @@ class Limits:
 
     maximum_line: int = 64 * KIB
     """The most bytes in front of a terminator: of a line, where lines are read."""
+
+    maximum_datagram: int = 64 * KIB
+    """The largest datagram accepted. None of UDP is larger; Unix datagrams can be."""
 
     high_water: int = 256 * KIB
     """Above so many bytes waiting for a peer that connected to us, reading from it pauses by itself."""

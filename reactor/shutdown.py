@@ -48,8 +48,8 @@ class Shutdown:
     def cut_off(self) -> None:
         """Close whoever is left, now."""
         for channel in list(self._reactor.channels):
-            if channel._output:
-                log.warning("%s: cut off at shutdown with output unsent", channel)
+            if channel._is_unfinished:
+                log.warning("%s: cut off at shutdown, before it was done", channel)
                 channel.close(DeadlineError("cut off at shutdown", "grace"))
             else:
                 channel.close()
