@@ -229,9 +229,10 @@ def _bind(sock: socket.socket, endpoint: Endpoint) -> None:
 
 def _bind_file(sock: socket.socket, endpoint: Endpoint, make_socket: SocketFactory) -> None:
     """Bind a Unix socket that is for this user alone, and take over a file that a dead process left behind."""
+    mode = 0o600
     if not endpoint.is_abstract:
         with contextlib.suppress(OSError):  # Linux makes the file with this mode; others know no mode of a socket
-            os.fchmod(sock.fileno(), 0o600)
+            os.fchmod(sock.fileno(), mode)
     try:
         _bind(sock, endpoint)
     except OSError as error:
@@ -240,7 +241,7 @@ def _bind_file(sock: socket.socket, endpoint: Endpoint, make_socket: SocketFacto
         _remove_stale(endpoint, make_socket, sock.type)
         _bind(sock, endpoint)
     if not endpoint.is_abstract:
-        os.chmod(endpoint.location, 0o600)
+        os.chmod(endpoint.location, mode)
 
 
 def _remove_stale(endpoint: Endpoint, make_socket: SocketFactory, kind: int) -> None:

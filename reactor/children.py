@@ -125,8 +125,6 @@ class Child(Channel, Origin):
 
     Attributes:
         argv: what was run.
-        pid: the number of the process; None until it runs.
-        returncode: its exit code, or the number of the signal that killed it, negative; None while it runs.
         stdin: the channel to its standard input, where `spawn` was given what makes one, else None.
         stdout: the channel from its standard output, likewise.
         stderr: the channel from its standard error, likewise.
@@ -162,10 +160,12 @@ class Child(Channel, Origin):
 
     @property
     def pid(self) -> int | None:
+        """The number of the process; None until it runs."""
         return None if self._process is None else self._process.pid
 
     @property
     def returncode(self) -> int | None:
+        """Its exit code, or the number of the signal that killed it, negative; None while it runs."""
         return None if self._process is None else self._process.returncode
 
     # What a subclass writes

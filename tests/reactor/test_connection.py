@@ -113,6 +113,7 @@ def test_frame_over_the_limit_closes_the_channel_and_names_both_sizes(
 ) -> None:
     channel, sock = make_pair(limits=reactor.Limits(maximum_frame=1000))
     sock.sendall(frame(b"good") + struct.pack("!i", 1001))
+    sock.shutdown(socket.SHUT_WR)  # else the channel waits two seconds for the end of its peer
     run_until(loop, lambda: channel.of("close"))
     assert channel.of("message") == [b"good"]
     assert isinstance(channel.of("close")[0], reactor.FrameError)
@@ -136,6 +137,7 @@ def test_frame_that_cannot_be_decoded_closes_that_channel_alone(
     bad, bad_sock = make_pair(RecordingConnection, allow_unauthenticated_pickle=True)
     good, good_sock = make_pair()
     bad_sock.sendall(frame(garbage))
+    bad_sock.shutdown(socket.SHUT_WR)  # else the channel waits two seconds for the end of its peer
     run_until(loop, lambda: bad.of("close"))
     assert [type(error) for error in bad.of("error")] == [reactor.DecodingError]
     assert bad.of("close") == bad.of("error")
@@ -152,6 +154,7 @@ def test_restricted_pickle_lets_plain_values_through_and_nothing_else(
     run_until(loop, lambda: channel.of("message"))
     assert channel.of("message") == [{"a": [1, 2.5, None, b"x"], "b": {3}}]
     sock.sendall(frame(pickle.dumps(os.system)))
+    sock.shutdown(socket.SHUT_WR)  # else the channel waits two seconds for the end of its peer
     run_until(loop, lambda: channel.of("close"))
     assert "not on the allow-list" in str(channel.of("close")[0])
 

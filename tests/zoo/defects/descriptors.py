@@ -199,7 +199,7 @@ DEFECTS: dict[str, list[Defect]] = {
         Defect(
             "stale-file-blocks",
             "the file that a dead process left is an address in use",
-            Change("reactor.binding:bind_unix", "error.errno != errno.EADDRINUSE or endpoint.is_abstract", "True"),
+            Change("reactor.binding:_bind_file", "error.errno != errno.EADDRINUSE or endpoint.is_abstract", "True"),
             by=RowTest("test_stale_socket_file_is_taken_over"),
             seen="OSError: .*Address already in use",
         ),

@@ -371,7 +371,7 @@ DEFECTS: dict[str, list[Defect]] = {
         Defect(
             "socket-for-everybody",
             "everybody on the machine can connect to a Unix socket",
-            Change("reactor.binding:bind_unix", "os.chmod(endpoint.location, 0o600)", "pass"),
+            Change("reactor.binding:_bind_file", "0o600", "0o777"),
             by=RowTest("test_socket_of_the_system_s_choice_is_private"),
             seen="AssertionError: assert 511 == 384",
         ),
