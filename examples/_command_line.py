@@ -85,10 +85,12 @@ def read_or_make_key(path: Path) -> bytes:
 
 def printable(text: str) -> str:
     """Return `text`, which somebody else chose, without what could take control of a terminal."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def serve(listener: reactor.Listener, key_file: Path | None = None) -> None:
+def serve(listener: reactor.Listener | reactor.Datagram, key_file: Path | None = None) -> None:
     """Say where `listener` listens, and the key is, and run the loop until SIGTERM or Ctrl-C."""
     logging.basicConfig(format="%(asctime)s %(message)s")
     reactor.shutdown_on_signal(signal.SIGTERM, signal.SIGINT, grace=GRACE)
@@ -101,7 +103,7 @@ def serve(listener: reactor.Listener, key_file: Path | None = None) -> None:
 @contextmanager
 def errors_on_one_line(arguments: argparse.Namespace) -> Iterator[None]:
     """End the program with one line and exit code 2 for what its user can put right, quietly for Ctrl-C."""
-    server = f"{arguments.host}:{arguments.port}"
+    server = getattr(arguments, "path", None) or f"{arguments.host}:{arguments.port}"
     try:
         yield
     except KeyboardInterrupt:

@@ -19,6 +19,9 @@ from .errors import AddressError, AddressInUseError
 SocketFactory = Callable[..., socket.socket]
 Resolver = Callable[..., list[Any]]
 
+SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""What is said of a socket that could be made at another moment."""
+
 
 class SocketFile:
     """The file of a Unix socket that this process has bound: removed by it, and by nobody else.
@@ -135,8 +138,8 @@ def bind_datagrams(
         raise
 
 
-def connect_datagrams(endpoint: Endpoint, make_socket: SocketFactory, broadcast: bool) -> socket.socket:
-    """Return a socket for datagrams that go to `endpoint`, and come from there.
+def connect_datagrams(endpoint: Endpoint, make_socket: SocketFactory, broadcast: bool) -> tuple[socket.socket, Any]:
+    """Return a socket for datagrams that go to `endpoint`, and come from there; and its own address.
 
     Raises:
         OSError: nobody is there, as far as the system knows, or there is no way to it.
@@ -149,10 +152,10 @@ def connect_datagrams(endpoint: Endpoint, make_socket: SocketFactory, broadcast:
         if endpoint.is_unix and sys.platform == "linux":
             sock.bind("")  # an abstract name that the system chooses (unix(7)), so that the peer can answer
         sock.connect(endpoint.location)
+        return sock, sock.getsockname()
     except BaseException:
         close_socket(sock)
         raise
-    return sock
 
 
 def close_socket(sock: Any) -> None:
@@ -194,8 +197,8 @@ def _inet_location(
         return known.family, known.location, False
     try:
         found = resolver(host, port, endpoint.family, kind, 0, socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise AddressError(f"cannot listen on {endpoint}: {error.strerror}") from None
+    except (socket.gaierror, ValueError) as error:  # a ValueError for what can be no name, as 'a..b'
+        raise AddressError(f"cannot listen on {endpoint}: {getattr(error, 'strerror', error)}") from None
     # IPv4 first: a client of the standard library that says 'localhost' tries nothing else.
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     return found[0][0], found[0][4], False
@@ -205,14 +208,14 @@ def _has_both(make_socket: SocketFactory) -> bool:
     """Return whether one socket can serve IPv4 and IPv6, as `socket.has_dualstack_ipv6` finds it out."""
     try:
         probe = make_socket(socket.AF_INET6, socket.SOCK_STREAM)
-    except OSError:
+        try:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        finally:
+            close_socket(probe)
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise  # it would be a socket for half of those who come, and nobody would know
         return False
-    try:
-        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    except OSError:
-        return False
-    finally:
-        close_socket(probe)
     return True
 
 

@@ -41,6 +41,10 @@ class Origin:
     def _channel_ending(self, channel: Channel) -> None:
         """This program has asked `channel` to close when all is sent."""
 
+    def _outlasts_shutdown(self, channel: Channel) -> bool:
+        """Whether `channel` stays open at a shutdown, because it will come to its end by itself."""
+        return False
+
     def _progress(self) -> str:
         """Return how far a connect has come, in words."""
         return ""

@@ -2,73 +2,37 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import logging
 import os
-import select
 import signal
 import subprocess
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import IO, Any, ClassVar, Self, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any, ClassVar, NoReturn, Self, TypeVar
 
 from .addresses import Description
 from .channel import Channel, Origin
 from .codecs import Codec, Trust
+from .connecting import Connectable
 from .defaults import get_reactor
-from .dispatcher import Descriptor
-from .errors import ClosedReactorError, LocalError, PeerClosed, ReactorError
+from .descriptors import ReadEnd, WriteEnd
+from .errors import ClosedReactorError, LocalError, PeerClosed, ReactorError, StateError
 from .eventloop import READ, Reactor
 from .limits import Limits
+from .processes import Process
 from .sending import STATES
-from .states import State, become
+from .states import State, abandon, become
 
 log = logging.getLogger("reactor")
 
-CHILD_LIMITS = Limits(idle_timeout=None, stall_timeout=None)
+CHILD_LIMITS = Limits(idle_timeout=None, stall_timeout=None, drain_timeout=None)
 """A child may be silent, or busy, for as long as it likes: when it dies, we hear of it."""
 
 PATIENCE = 5.0
-"""Seconds to wait for a process that was killed, where no loop runs that could wait for it."""
+"""Seconds that a process has to end once it was killed. More takes only one that cannot be killed."""
 
-
-class PipeEnd(Descriptor):
-    """Our end of a pipe, with as much of a socket's face as the states of a stream need."""
-
-    def shutdown(self, how: int) -> None:
-        """There is no other direction that could stay open: a channel that has sent everything can close."""
-        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-
-
-class ReadEnd(PipeEnd):
-    """The end of a pipe into which the child writes."""
-
-    def recv(self, size: int) -> bytes:
-        return os.read(self._number, size)
-
-    def send(self, data: Any) -> int:
-        raise OSError(errno.EBADF, "the child writes into this pipe, and reads nothing from it")
-
-    def sendmsg(self, buffers: Iterable[Any]) -> int:
-        return self.send(buffers)
-
-
-class WriteEnd(PipeEnd):
-    """The end of a pipe from which the child reads."""
-
-    def recv(self, size: int) -> bytes:
-        """Nothing can come, but the end: nobody reads from the pipe any more."""
-        poll = select.poll()
-        poll.register(self._number, 0)
-        if poll.poll(0):
-            return b""
-        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-
-    def send(self, data: Any) -> int:
-        return os.write(self._number, data)
-
-    def sendmsg(self, buffers: Sequence[Any]) -> int:
-        return os.writev(self._number, buffers)
+STREAMS = {"stdin": "input", "stdout": "output", "stderr": "errors"}
+"""The standard streams, and what log lines call them."""
 
 
 class Running(State):
@@ -80,16 +44,22 @@ class Running(State):
         assert isinstance(channel, Child)
         return channel._look()
 
+    def drain(self, channel: Channel, reason: ReactorError) -> None:
+        assert isinstance(channel, Child)
+        if channel.stdin is not None:
+            channel.stdin.close_when_done()
+
     def close(self, channel: Channel, reason: ReactorError) -> None:
         assert isinstance(channel, Child)
         channel._reason = reason
         become(channel, "drain")
-        channel.kill()
+        channel._set_deadline(PATIENCE)
+        channel._demand("kill")
         channel.state.close(channel, reason)
 
     def shutdown(self, channel: Channel) -> None:
         assert isinstance(channel, Child)
-        channel.terminate()
+        channel._demand("terminate")
 
 
 class Ending(State):
@@ -105,10 +75,14 @@ class Ending(State):
         assert isinstance(channel, Child)
         for pipe in list(channel._pipes):
             pipe.close()
-        if channel.returncode is None and not channel.reactor.is_running:
-            channel._wait()
-        if channel.returncode is not None:
-            super().close(channel, channel._reason)
+        if channel.state is self and not channel.reactor.is_running:
+            channel._wait(PATIENCE)
+            become(channel, "close")
+
+    def expired(self, channel: Channel) -> None:
+        assert isinstance(channel, Child)
+        channel._wait(0)
+        become(channel, "close")
 
     def drain(self, channel: Channel, reason: ReactorError) -> None:
         """It comes to its end already."""
@@ -120,74 +94,84 @@ class Ending(State):
 class Child(Channel, Origin):
     """A child process. Made by `spawn`.
 
-    It is closed when the process has ended and all its pipes are closed. A shutdown of the reactor asks it to
-    terminate, and kills it when the grace is over; so does `close`, at once. No process is left behind as a zombie.
+    It is closed when the process has ended and all its pipes are closed. `close_when_done` ends its standard input, if
+    that is a channel, and leaves the rest to the process; `close` kills. A shutdown of the reactor calls `terminate`,
+    and kills when the grace is over. No process is left behind as a zombie.
 
     Attributes:
         argv: what was run.
+        returncode: its exit code, or the number of the signal that killed it, negative; None until `handle_exit`.
         stdin: the channel to its standard input, where `spawn` was given what makes one, else None.
         stdout: the channel from its standard output, likewise.
         stderr: the channel from its standard error, likewise.
     """
 
-    __slots__ = ("_has_told", "_pipes", "_process", "_signals", "argv", "stderr", "stdin", "stdout")
+    __slots__ = ("_pipes", "_process", "_signals", "_user", "argv", "returncode", "stderr", "stdin", "stdout")
 
     _role: ClassVar[str] = "client"
     _states: ClassVar[Mapping[str, State]] = {**STATES, "Open": Running(), "Closing": Ending()}
 
-    argv: Sequence[str]
+    argv: tuple[str, ...]
+    returncode: int | None
     stdin: Any
     stdout: Any
     stderr: Any
-    _process: subprocess.Popen[bytes] | None
+    _process: Process | None
     _pipes: dict[Channel, None]
     _signals: set[int]
-    _has_told: bool
+    _user: Any
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         self.argv = ()
-        self.stdin = self.stdout = self.stderr = self._process = None
+        self.returncode = self.stdin = self.stdout = self.stderr = self._process = self._user = None
         self._pipes = {}
         self._signals = set()
-        self._has_told = False
         return self
 
     @property
     def _name(self) -> str:
-        what = f"{os.path.basename(self.argv[0])} (process {self.pid})" if self.pid else "without a process"
-        return f"{type(self).__name__} {what}"
+        if self._process is None:
+            return f"{type(self).__name__} without a process"
+        return f"{type(self).__name__} {self._title}"
+
+    @property
+    def _title(self) -> str:
+        return f"{os.path.basename(self.argv[0])}, process {self.pid}"
 
     @property
     def pid(self) -> int | None:
-        """The number of the process; None until it runs."""
+        """The number of the process; None before there is one."""
         return None if self._process is None else self._process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        """Its exit code, or the number of the signal that killed it, negative; None while it runs."""
-        return None if self._process is None else self._process.returncode
 
     # What a subclass writes
 
     def handle_exit(self, returncode: int) -> None:
-        """The process has ended. Its output may still be on its way: `handle_close` comes when that is all read.
+        """The process has ended. Its output may still be on its way, its pipes not even be open: `handle_close` comes
+        when all is read.
 
         By default nothing, but a line in the log if it did not end well, nor by a signal from here.
 
         Arguments:
-            returncode: its exit code, or the number of the signal that killed it, negative.
+            returncode: its exit code, or the number of the signal that killed it, negative; 255, with a line in the
+                log, if nobody can tell: because SIGCHLD is ignored, or because somebody else waited for it.
         """
         if returncode and -returncode not in self._signals:
-            log.warning("%s: %s", self._name, self._ending)
+            log.warning("%s: %s", self._name, ending(returncode))
 
     # What a subclass calls
 
     def send_signal(self, signum: int) -> None:
-        """Send the process a signal; nothing happens if it has ended."""
-        assert self._process is not None
-        self._signals.add(signum)
+        """Send the process a signal; nothing happens if it has ended.
+
+        Raises:
+            OSError: there is no such signal, or the process belongs to somebody else.
+            StateError: there is no process yet.
+        """
+        if self._process is None:
+            raise StateError(f"{self}: there is nothing yet to send a signal to; let spawn make it")
         self._process.send_signal(signum)
+        self._signals.add(signum)
 
     def terminate(self) -> None:
         """Ask the process to end (SIGTERM)."""
@@ -197,50 +181,101 @@ class Child(Channel, Origin):
         """End the process (SIGKILL)."""
         self.send_signal(signal.SIGKILL)
 
+    def push(self, data: Any) -> NoReturn:
+        """Nothing is sent to a process as such: push to its `stdin`.
+
+        Raises:
+            LocalError: always.
+        """
+        raise LocalError(f"{self}: push to its stdin, and give spawn the class of a channel for that: stdin=Stream")
+
     # What the engine calls
 
-    @property
-    def _ending(self) -> str:
-        """How the process has ended, in words."""
-        code = self.returncode
-        if code is None or code >= 0:
-            return f"it ended with exit code {code}"
+    def _run(self, argv: Any, streams: Mapping[str, Any], options: dict[str, Any]) -> None:
+        """Start the program, and watch it."""
+        words = [argv] if isinstance(argv, str | bytes | os.PathLike) else argv
+        self.argv = tuple(os.fsdecode(word) for word in words)
+        self._user = options.get("user")
+        if not self.argv:
+            raise LocalError("spawn needs a program to run: argv is empty")
+        theirs: dict[str, int] = {}
         try:
-            return f"it was killed by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"it was killed by signal {-code}"
-
-    @property
-    def _is_unfinished(self) -> bool:
-        return self.returncode is None
-
-    def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
+            for name, stream in streams.items():
+                if stream == subprocess.PIPE or isinstance(stream, Channel):
+                    raise LocalError(f"{name}: give the class of a channel, not {stream!r}")
+                if callable(stream):
+                    theirs[name] = self._make_pipe(name, stream)
+            self._process = self.socket = Process(self.argv, self._ended_on_thread, {**streams, **theirs, **options})
+        finally:
+            for number in theirs.values():
+                os.close(number)
         become(self, "open")
-        try:
-            self.socket = Descriptor(os.pidfd_open(process.pid))
-        except (AttributeError, OSError):  # not Linux, or an old one; or no descriptor is left
-            threading.Thread(
-                target=self._wait_on_thread, args=(process,), name=f"reactor-child-{process.pid}", daemon=True
-            ).start()
-        else:
+        if self._process.fileno() >= 0:
             self._want(READ)
+        for pipe in self._pipes:
+            pipe.peer = Description(f"the {pipe.peer} of {self._title}")
+            # A timer, so that handle_open, which is called behind the timers, comes before the first input.
+            self.reactor.call_later(0, self._open_pipe, pipe)
 
-    def _wait_on_thread(self, process: subprocess.Popen[bytes]) -> None:
-        process.wait()
-        try:
-            self.reactor.call_threadsafe(self._look)
-        except ClosedReactorError:
-            pass
+    def _make_pipe(self, name: str, factory: Callable[[], object]) -> int:
+        """Make the channel for the stream `name`, Connecting to a pipe; return the other end of that."""
+        channel = factory()
+        if not isinstance(channel, Connectable):
+            raise LocalError(f"{name}: spawn needs something that makes a Stream, Chat or Connection, not {channel!r}")
+        channel._attach(self.reactor, Description(STREAMS[name]), self.limits, self)
+        self._pipes[channel] = None
+        setattr(self, name, channel)
+        reading, writing = os.pipe()
+        ours = writing if name == "stdin" else reading
+        channel.socket = WriteEnd(ours) if name == "stdin" else ReadEnd(ours)
+        os.set_blocking(ours, False)
+        become(channel, "connect")
+        return reading if name == "stdin" else writing
+
+    @staticmethod
+    def _open_pipe(pipe: Channel) -> None:
+        if pipe.state is pipe._states["Connecting"]:
+            pipe._start()
+
+    def _take_back(self) -> None:
+        """It could not be run: give everything back. No hook is told; `spawn` raises."""
+        if self._process is not None:
+            self._demand("kill")
+            self._wait(PATIENCE)
+        self._close_descriptors()
+        for channel in (*self._pipes, self):
+            if channel._output:
+                channel._output.clear()
+            abandon(channel)
+            self.reactor.channels.pop(channel, None)
+
+    def _abandon(self) -> None:
+        super()._abandon()
+        self._close_descriptors()  # a copy of our end of a pipe would keep the process from seeing the end of its input
+
+    def _close_descriptors(self) -> None:
+        for channel in (*self._pipes, self):
+            if channel.socket is not None:
+                channel.socket.close()
+                channel.socket = None
+
+    def _cannot_watch(self, error: OSError) -> None:
+        assert self._process is not None
+        self._process.wait_on_thread()
+
+    def _ended_on_thread(self) -> None:
+        with contextlib.suppress(ClosedReactorError):
+            self.reactor.call_threadsafe(self.reactor.hook_soon, self, self._look)
 
     def _look(self) -> bool:
         """Has the process ended? Return whether it has."""
         assert self._process is not None
-        if self._process.poll() is None:
+        if not self._process.look():
             return False
         self._want(0)
         if self.state is self._states["Open"]:
-            self._reason = PeerClosed(self._ending)
+            assert self._process.returncode is not None
+            self._reason = PeerClosed(ending(self._process.returncode))
             become(self, "drain")
         try:
             self._tell()
@@ -249,22 +284,33 @@ class Child(Channel, Origin):
         return True
 
     def _tell(self) -> None:
-        """Tell `handle_exit`, once."""
-        if self.returncode is not None and not self._has_told:
-            self._has_told = True
-            self.handle_exit(self.returncode)
+        """Tell `handle_exit`, once the process has ended, and once."""
+        returncode = None if self._process is None else self._process.returncode
+        if self.returncode is None and returncode is not None:
+            self.returncode = returncode
+            self.handle_exit(returncode)
 
     def _close_if_done(self) -> None:
         if not self._pipes and self.returncode is not None and self.state is self._states["Closing"]:
-            self.state.close(self, self._reason)
+            become(self, "close")
 
-    def _wait(self) -> None:
-        """Wait for the process, which was killed, where no loop does."""
-        assert self._process is not None
+    def _demand(self, end: str) -> None:
+        """Call ``"terminate"`` or ``"kill"``, which a subclass may have written. If that fails, the engine goes on."""
         try:
-            self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            log.error("%s: it was killed, and does not end; it is left alone", self._name)
+            getattr(self, end)()
+        except Exception as error:  # the process may belong to another user by now
+            log.error("%s: %s failed: %s: %s", self, end, type(error).__name__, error)
+
+    def _wait(self, patience: float) -> None:
+        """Wait for the process, which was killed, `patience` seconds at most; then leave it to a thread."""
+        assert self._process is not None
+        if not self._process.wait(patience):
+            log.error("%s: it was killed, and does not end; the loop waits for it no longer", self._name)
+            self._process.wait_on_thread()
+
+    @property
+    def _is_unfinished(self) -> bool:
+        return self.returncode is None
 
     def _finish(self) -> None:
         try:
@@ -272,25 +318,29 @@ class Child(Channel, Origin):
         finally:
             super()._finish()
 
-    def _add_pipe(self, channel: Channel, end: PipeEnd, what: str, limits: Limits) -> None:
-        channel._attach(self.reactor, Description(f"the {what} of {self.argv[0]}, process {self.pid}"), limits, self)
-        channel.socket = end
-        self._pipes[channel] = None
-        become(channel, "connect")
-        # A timer, so that handle_open, which is called behind the timers, comes before the first input.
-        self.reactor.call_later(0, self._start_pipe, channel)
-
-    @staticmethod
-    def _start_pipe(channel: Channel) -> None:
-        if channel.state is channel._states["Connecting"]:
-            channel._start()
-
     def _trust_for(self, codec: str | Codec) -> Trust:
-        return Trust.of(codec, None, "md5", True)  # whoever can write into the pipe is this program's own child
+        # Whoever writes into the pipe is a child of this very user, who can do here what he likes anyway.
+        trust = Trust.of(codec, None, "md5", self._user is None)
+        trust.check(peer_is_this_user=False)
+        return trust
+
+    def _outlasts_shutdown(self, channel: Channel) -> bool:
+        # It is asked to end, and may still say why, or what it has saved.
+        return channel is not self.stdin and self.state is self._states["Open"]
 
     def _channel_closed(self, channel: Channel, reason: ReactorError) -> None:
         self._pipes.pop(channel, None)
         self._close_if_done()
+
+
+def ending(returncode: int) -> str:
+    """Return in words how a process has ended."""
+    if returncode >= 0:
+        return f"it ended with exit code {returncode}"
+    try:
+        return f"it was killed by {signal.Signals(-returncode).name}"
+    except ValueError:  # a real-time signal
+        return f"it was killed by signal {-returncode}"
 
 
 AnyChild = TypeVar("AnyChild", bound=Child)
@@ -319,47 +369,27 @@ def spawn(
             or, as `subprocess` has it, None for our own standard input, ``DEVNULL``, a file or a descriptor.
         stdout: the same for its standard output, from which the channel reads.
         stderr: the same for its standard error; also ``subprocess.STDOUT``.
-        limits: what is granted to these channels.
+        limits: what is granted to these channels; by default they have no timeouts.
         reactor: the loop; by default the one of this thread.
         options: others of `subprocess.Popen`: ``cwd``, ``env``, ``start_new_session``, ``user``, ``umask``...
 
     Returns: the child, which runs.
     Raises:
         OSError: the program cannot be run: it is not there, for example.
-        LocalError: `subprocess.PIPE` was given, or the factory makes no `Child`.
+        LocalError: `subprocess.PIPE` was given, or something that makes no `Child` or no channel.
+        UnsafePickleError: the program runs as another `user`, and what it writes would be unpickled.
         StateError: the reactor is shutting down.
+        ClosedReactorError: it was closed, or belongs to the parent of a fork.
     """
     loop = reactor or get_reactor()
     child = factory()
     if not isinstance(child, Child):
         raise LocalError(f"spawn needs something that makes a Child, not {child!r}")
-    streams: dict[str, Any] = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
-    ours: dict[str, PipeEnd] = {}
-    theirs: dict[str, int] = {}
-    child.argv = argv
+    child._attach(loop, None, limits)
     try:
-        for name, stream in streams.items():
-            if stream == subprocess.PIPE:
-                raise LocalError(f"{name}: give the class of a channel, not subprocess.PIPE")
-            if callable(stream):
-                reading, writing = os.pipe()
-                ours[name] = WriteEnd(writing) if name == "stdin" else ReadEnd(reading)
-                theirs[name] = reading if name == "stdin" else writing
-                os.set_blocking(ours[name].fileno(), False)
-        child._attach(loop, None, limits)
-        process = subprocess.Popen(argv, **{**streams, **theirs, **options})
+        loop._selector.get_map()  # raises in a reactor that is closed, or that belongs to the parent of a fork
+        child._run(argv, {"stdin": stdin, "stdout": stdout, "stderr": stderr}, options)
     except BaseException:
-        for end in ours.values():
-            end.close()
-        loop.channels.pop(child, None)
+        child._take_back()
         raise
-    finally:
-        for number in theirs.values():
-            os.close(number)
-    child._watch(process)
-    for name, stream in streams.items():
-        channel = stream() if name in ours and callable(stream) else None
-        setattr(child, name, channel)
-        if channel is not None:
-            child._add_pipe(channel, ours[name], {"stdin": "input", "stdout": "output"}.get(name, "errors"), limits)
     return child

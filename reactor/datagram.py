@@ -9,17 +9,11 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from .addresses import FAMILIES, Address, Endpoint, format_address, numeric, parse_address
+from .addresses import FAMILIES, Address, Endpoint, family_name, format_address, numeric, parse_address
 from .binding import SocketFile, bind_datagrams, close_socket, connect_datagrams
-from .calls import ThreadCall
 from .channel import Channel
 from .defaults import get_reactor
-from .errors import (
-    AddressError,
-    ConnectError,
-    LimitError,
-    LocalError,
-)
+from .errors import AddressError, ConnectError, LimitError, LocalError, StateError
 from .eventloop import Reactor
 from .exchanging import DATAGRAM_STATES, DatagramQueue, datagram_lost
 from .limits import DEFAULT_LIMITS, Limits
@@ -48,24 +42,20 @@ class Datagram(Channel):
         peer: the one address that a connected one talks to, else None.
     """
 
-    __slots__ = ("_file", "_is_ending", "_is_full", "_queue", "_resolving", "_targets", "address")
+    __slots__ = ("_file", "_queue", "_targets", "address")
 
     _states: ClassVar[Mapping[str, State]] = DATAGRAM_STATES
 
     _queue: DatagramQueue
     _targets: dict[Any, Any]
     _file: SocketFile | None
-    _is_full: bool
-    _is_ending: bool
-    _resolving: ThreadCall | None
     address: Any
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         self._queue = self._output = DatagramQueue()  # type: ignore[assignment]
         self._targets = {}
-        self._file = self._resolving = self.address = None
-        self._is_full = self._is_ending = False
+        self._file = self.address = None
         return self
 
     @classmethod
@@ -103,15 +93,16 @@ class Datagram(Channel):
         endpoint = parse_address(address, "AF_INET" if broadcast and family is None else family, "udp")
         sock, file = bind_datagrams(endpoint, loop.socket_factory, loop.resolver, broadcast, reuse_port)
         try:
+            own = sock.getsockname()
             channel._attach(loop, None, limits)
-            channel._file = file
-            become(channel, "connect")
-            channel._opens_with(sock)
         except BaseException:
             close_socket(sock)
             if file is not None:
                 file.remove()
             raise
+        channel._file = file
+        become(channel, "connect")
+        channel._opens_with(sock, own)
         return channel
 
     @classmethod
@@ -148,12 +139,7 @@ class Datagram(Channel):
         channel._attach(loop, endpoint.location, limits)
         channel._targets[None] = None
         become(channel, "connect")
-        channel._set_deadline(limits.connect_timeout)
-        known = numeric(endpoint)
-        if known.family != socket.AF_UNSPEC:
-            loop.hook_soon(channel, channel._connect_to_first, [known], broadcast)
-        else:
-            channel._resolve(endpoint, broadcast)
+        loop.hook_soon(channel, channel._resolve, endpoint, broadcast)
         return channel
 
     def __enter__(self) -> Self:
@@ -198,11 +184,12 @@ class Datagram(Channel):
         Arguments:
             data: a bytes-like object.
             address: where to, as the socket module writes it, with a number for the host; None for the
-                peer of a connected channel.
-        Returns: False if it is dropped: so much waits already, or the channel closes.
+                peer of a connected channel. So what `handle_datagram` was given will do.
+        Returns: False if it is dropped: so much waits already, the system refuses it, or the channel closes.
         Raises:
-            AddressError: `address` is a name, or none at all.
+            AddressError: `address` is a name, none at all, or of another family.
             LocalError: no datagram can be as large as `data`.
+            StateError: the channel has no socket yet, and `address` is not its peer.
         """
         try:
             target = self._targets[address]
@@ -213,11 +200,12 @@ class Datagram(Channel):
         try:
             self._send_now(data, target)
         except OSError as error:
-            if error.errno == errno.EMSGSIZE:
-                raise too_large(data) from None
+            size = memoryview(data).nbytes
+            if error.errno == errno.EMSGSIZE and size > LARGEST.get(self.socket.family, 0):  # else it is from ICMP
+                raise too_large(size) from None
             if self._can_wait(error, target):
                 return self._enqueue(data, target)
-            self.reactor.hook_soon(self, self._report, datagram_lost(error, target))
+            self.reactor.hook_soon(self, self._report, datagram_lost(error, target, self.peer))
             return False
         return True
 
@@ -233,13 +221,14 @@ class Datagram(Channel):
             interface: the name of the network interface, ``"eth0"`` for example; the system chooses by default.
         Raises:
             AddressError: the group is no such number.
+            StateError: the channel has no socket yet, or is closed.
             OSError: the operating system refused: it is no group, or there is no such interface.
         """
-        join_group(self.socket, group, interface)
+        join_group(self._usable_socket, group, interface)
 
     def leave_group(self, group: str, interface: str | None = None) -> None:
         """Undo `join_group`, with the same arguments. To close does so as well."""
-        leave_group(self.socket, group, interface)
+        leave_group(self._usable_socket, group, interface)
 
     def set_multicast(self, *, interface: str | None = None, hops: int = 1, loopback: bool = True) -> None:
         """Say how datagrams to multicast groups leave.
@@ -251,15 +240,21 @@ class Datagram(Channel):
         Raises:
             OSError: the operating system refused: there is no such interface.
         """
-        set_multicast(self.socket, interface, hops, loopback)
+        set_multicast(self._usable_socket, interface, hops, loopback)
 
     # For the states
 
     def _send_now(self, data: Any, address: Any) -> None:
-        if address is None:
-            self.socket.send(data)
-        else:
+        if address is not None:
             self.socket.sendto(data, address)
+            return
+        try:
+            self.socket.send(data)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+            self.socket.connect(self.peer)  # Linux has forgotten a Unix peer that was gone; it may be back
+            self.socket.send(data)
 
     def _can_wait(self, error: OSError, address: Any) -> bool:
         """Whether the socket will say when it takes this datagram after all."""
@@ -269,15 +264,17 @@ class Datagram(Channel):
         return address is None or self.socket.family != FAMILIES.get("AF_UNIX")
 
     def _enqueue(self, data: Any, address: Any) -> bool:
-        if self.state.name in ("Closing", "Closed") or self._is_ending:
+        queue, limit = self._queue, self.limits.maximum_output
+        if self._is_ending:
             return False
-        queue, data = self._queue, bytes(data)
-        if self.socket is not None and len(data) > LARGEST.get(self.socket.family, len(data)):
-            raise too_large(data)
-        limit = self.limits.maximum_output
-        if queue.size + len(data) + OVERHEAD * len(queue) > limit:
-            if not self._is_full:
-                self._is_full = True
+        if type(data) is not bytes:
+            data = memoryview(data).tobytes()
+        size = len(data)
+        if self.socket is not None and size > LARGEST.get(self.socket.family, size):
+            raise too_large(size)
+        if queue.size + size + OVERHEAD * len(queue) > limit:
+            queue.refused += 1
+            if queue.refused == 1:
                 error = LimitError(
                     f"{len(queue)} datagrams of {queue.size} bytes wait, the next ones are dropped; "
                     f"the limit is {limit} (maximum_output)",
@@ -291,27 +288,38 @@ class Datagram(Channel):
         return True
 
     def _check_target(self, address: Any) -> Any:
-        """Return what the socket takes for `address`, and remember it: sendto would wait for a name's server."""
-        if address is None:
-            raise AddressError(f"{self}: it is not connected, so send_to needs an address")
-        endpoint = numeric(parse_address(address, scheme="udp"))
-        if endpoint.family == socket.AF_UNSPEC:
-            raise AddressError(
-                f"{self}: {endpoint} is a name; send_to takes numbers, because to resolve a name takes time: "
-                "use connect(), or run_in_thread(socket.getaddrinfo, ...)"
-            )
-        target = endpoint.location
-        if self.socket is not None and endpoint.family == socket.AF_INET and self.socket.family == socket.AF_INET6:
-            target = ("::ffff:" + target[0], target[1])
+        """Return what the socket takes for `address`, and remember it."""
+        if self.socket is None:
+            if self._is_ending:
+                return None  # the datagram will be dropped
+            raise StateError(f"{self}: it has no socket yet; until then a connected one can send to its peer alone")
+        target = target_of(address, self.socket.family)
         if len(self._targets) >= TARGETS:
-            self._targets = {None: None} if None in self._targets else {}
+            self._targets = {None: None} if self.peer is not None else {}
         self._targets[address] = target
         return target
+
+    @property
+    def _is_ending(self) -> bool:
+        """Whether it closes, or is closed: it takes no datagrams any more."""
+        return hasattr(self, "_reason") or self.state is self._states["Closed"]
+
+    @property
+    def _usable_socket(self) -> Any:
+        if self.socket is None:
+            raise StateError(f"{self}: it has no socket")
+        return self.socket
 
     # The way to Open
 
     def _resolve(self, endpoint: Endpoint, broadcast: bool) -> None:
-        host, port = endpoint.location
+        """Connect to `endpoint`: at once, or when a thread has found the addresses of its name."""
+        known = numeric(endpoint)
+        if known.family != socket.AF_UNSPEC:
+            self._connect_to_first([known], broadcast)
+            return
+        self._set_deadline(self.limits.connect_timeout)
+        host, port = known.location
 
         def resolved(found: list[Any]) -> None:
             self._connect_to_first([Endpoint(entry[0], entry[4]) for entry in found], broadcast)
@@ -320,7 +328,7 @@ class Datagram(Channel):
             cause = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             self._give_up_connecting(f"cannot resolve the name: {endpoint}", (cause,))
 
-        self._resolving = self.reactor.run_in_thread(
+        self.reactor.run_in_thread(
             self.reactor.resolver,
             host or "localhost",
             port,
@@ -337,12 +345,12 @@ class Datagram(Channel):
         causes = []
         for endpoint in endpoints:
             try:
-                sock = connect_datagrams(endpoint, self.reactor.socket_factory, broadcast)
+                sock, own = connect_datagrams(endpoint, self.reactor.socket_factory, broadcast)
             except OSError as error:
                 causes.append(f"{endpoint}: {error.strerror or error}")
             else:
                 self.peer = endpoint.location
-                self._opens_with(sock)
+                self._opens_with(sock, own)
                 return
         self._give_up_connecting("cannot connect", tuple(causes))
 
@@ -350,32 +358,58 @@ class Datagram(Channel):
         if self.state is self._states["Connecting"]:
             self._fail(ConnectError(what, causes))
 
-    def _opens_with(self, sock: Any) -> None:
+    def _opens_with(self, sock: Any, own: Any) -> None:
         self.socket = sock
-        self.address = sock.getsockname()
+        self.address = own
         self._set_deadline(None)
         # Not now: handle_open comes before the first input.
         self.reactor.hook_soon(self, self._enter)
 
     def _enter(self) -> None:
-        if self.state is not self._states["Connecting"]:
+        try:
+            become(self, "open")
+        except LocalError as error:  # the descriptor is too large for select
+            self._fail(error)
             return
-        become(self, "open")
-        if self._queue:
-            self.reactor.flush_soon(self)
         if self._is_ending:
-            self.close_when_done()
+            self.state.drain(self, self._reason)
+        elif self._queue:
+            self.reactor.flush_soon(self)
         self.handle_open()
 
     def _finish(self) -> None:
-        if self._resolving is not None:
-            self._resolving.cancel()
         if self._file is not None:
             self._file.remove()
-            self._file = None
         super()._finish()
 
 
-def too_large(data: Any) -> LocalError:
-    """Return the error for `data` that fits into no datagram."""
-    return LocalError(f"{memoryview(data).nbytes} bytes are more than a datagram can hold here")
+def too_large(size: int) -> LocalError:
+    """Return the error for data of `size` bytes, which fits into no datagram."""
+    return LocalError(f"{size} bytes are more than a datagram can hold here")
+
+
+def target_of(address: Any, family: int) -> Any:
+    """Return what a socket of `family` takes for `address`.
+
+    Raises:
+        AddressError: it is a name, which sendto would wait for; or of another family; or no address.
+    """
+    if family == FAMILIES.get("AF_UNIX"):
+        # Taken as it is: a peer chooses its path, and can choose one that looks like a URL. One without a name
+        # cannot be answered; that is its fault, and no error of the program that tries.
+        if address is None or isinstance(address, str | bytes):
+            return address or ""
+        raise AddressError(f"{address!r} is no address of a Unix socket; give a path")
+    if address is None:
+        raise AddressError("the channel is not connected, so send_to needs an address")
+    endpoint = numeric(parse_address(address, scheme="udp"))
+    if endpoint.family == socket.AF_UNSPEC:
+        raise AddressError(
+            f"{endpoint} is a name; send_to takes numbers, because to resolve a name takes time: "
+            "use connect(), or run_in_thread(socket.getaddrinfo, ...)"
+        )
+    if endpoint.family == socket.AF_INET and family == socket.AF_INET6:
+        return "::ffff:" + endpoint.location[0], endpoint.location[1]
+    if endpoint.family != family:
+        raise AddressError(f"{endpoint} is no address of {family_name(family)}, as those of this socket are")
+    return endpoint.location

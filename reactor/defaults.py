@@ -17,16 +17,22 @@ def get_reactor() -> Reactor:
 
     Whoever makes a `Reactor` closes it. Nobody made this one, so it is closed when the program ends.
     """
-    reactor: Reactor | None = getattr(_of_thread, "reactor", None)
+    reactor = find_reactor()
     if reactor is None or reactor.is_closed:
         reactor = _of_thread.reactor = Reactor()
         _all.add(reactor)
     return reactor
 
 
+def find_reactor() -> Reactor | None:
+    """Return the default reactor of this thread, if it has one already; it may be closed."""
+    found: Reactor | None = getattr(_of_thread, "reactor", None)
+    return found
+
+
 def use_reactor(reactor: Reactor | None) -> Reactor | None:
     """Make `reactor` the default one of this thread, and return the one before it; None for either is "none yet"."""
-    before: Reactor | None = getattr(_of_thread, "reactor", None)
+    before = find_reactor()
     _of_thread.reactor = reactor
     return before
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import errno
-import os
+import logging
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
+from .addresses import Description
 from .channel import Channel
 from .defaults import get_reactor
+from .descriptors import Descriptor
 from .errors import LocalError
 from .eventloop import READ, WRITE, Reactor
 from .limits import DEFAULT_LIMITS
 from .sending import STATES
-from .states import State, become
+from .states import State, abandon, become
+
+log = logging.getLogger("reactor")
 
 
 class Watching(State):
@@ -24,28 +28,15 @@ class Watching(State):
 
     def readable(self, channel: Channel) -> bool:
         assert isinstance(channel, Dispatcher)
-        channel.handle_readable()
+        if channel._interest & READ:  # another handler of this turn may have taken it away
+            channel.handle_readable()
         return True
 
     def writable(self, channel: Channel) -> bool:
         assert isinstance(channel, Dispatcher)
-        channel.handle_writable()
+        if channel._interest & WRITE:
+            channel.handle_writable()
         return True
-
-
-class Descriptor:
-    """The number of a descriptor, as an object that can be closed."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-
-    def fileno(self) -> int:
-        return self._number
-
-    def close(self) -> None:
-        number, self._number = self._number, -1
-        if number >= 0:
-            os.close(number)
 
 
 class Dispatcher(Channel):
@@ -76,14 +67,17 @@ class Dispatcher(Channel):
     def __init__(
         self, descriptor: Any, *, readable: bool = True, writable: bool = False, reactor: Reactor | None = None
     ) -> None:
-        self._attach(reactor or get_reactor(), None, DEFAULT_LIMITS)
-        self.socket = Descriptor(descriptor) if isinstance(descriptor, int) else descriptor
+        loop = reactor or get_reactor()
+        file = Descriptor(descriptor) if isinstance(descriptor, int) else descriptor
+        self._attach(loop, Description(f"descriptor {number_of(file)}"), DEFAULT_LIMITS)
+        self.socket = file
         become(self, "open")
         try:
             self.watch(readable=readable, writable=writable)
         except BaseException:
             self.socket = None  # it is not ours after all
-            self.close()
+            abandon(self)
+            loop.channels.pop(self)
             raise
 
     def __enter__(self) -> Self:
@@ -96,7 +90,7 @@ class Dispatcher(Channel):
 
     @property
     def _name(self) -> str:
-        return f"{type(self).__name__} on {'nothing' if self.socket is None else f'descriptor {self.socket.fileno()}'}"
+        return f"{type(self).__name__} on {self.peer}"
 
     def handle_readable(self) -> None:
         """There is something to read, or the other side is gone. By default it is watched no more."""
@@ -121,9 +115,43 @@ class Dispatcher(Channel):
         if writable is not None:
             interest = interest & ~WRITE | (WRITE if writable else 0)
         if self.state is self._states["Open"]:
-            self._want(interest)
+            try:
+                self._want(interest)
+            except KeyError:
+                raise LocalError(f"{self}: another channel of this reactor has it already") from None
+
+    def push(self, data: Any) -> NoReturn:
+        """Nothing is sent by itself: write in `handle_writable`.
+
+        Raises:
+            LocalError: always.
+        """
+        raise LocalError(f"{self}: a dispatcher sends nothing by itself; write to the descriptor in handle_writable")
 
     def _cannot_watch(self, error: OSError) -> None:
         if error.errno == errno.EPERM:
             raise LocalError(f"{self}: a file of this kind is always ready, so nothing can wait for it") from None
         raise LocalError(f"{self}: it cannot be waited for: {error.strerror}") from None
+
+    def _finish(self) -> None:
+        file, self.socket = self.socket, None
+        try:
+            file.close()
+        except Exception as error:  # it is somebody else's object: what goes wrong in it ends nothing here
+            log.warning("%s: it could not be closed: %s: %s", self, type(error).__name__, error)
+        super()._finish()
+
+
+def number_of(file: Any) -> int:
+    """Return the number of the descriptor of `file`.
+
+    Raises:
+        LocalError: it has none.
+    """
+    try:
+        number = file.fileno()
+    except (AttributeError, ValueError):
+        number = None
+    if not isinstance(number, int) or number < 0:
+        raise LocalError(f"{file!r} has no descriptor that a dispatcher could wait for")
+    return number

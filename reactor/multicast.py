@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from typing import Any
@@ -29,10 +30,16 @@ def set_multicast(sock: Any, interface: str | None, hops: int, loopback: bool) -
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, hops)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, loopback)
+        with contextlib.suppress(OSError):  # it may serve both families; Linux has the options of both for it
+            _set_multicast_of_ipv4(sock, index, hops, loopback)
     else:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("=4s4si", ANYWHERE, ANYWHERE, index))
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, hops)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, loopback)
+        _set_multicast_of_ipv4(sock, index, hops, loopback)
+
+
+def _set_multicast_of_ipv4(sock: Any, index: int, hops: int, loopback: bool) -> None:
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("=4s4si", ANYWHERE, ANYWHERE, index))
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, hops)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, loopback)
 
 
 def _set_membership(sock: Any, group: str, interface: str | None, for_ipv4: int, for_ipv6: int) -> None:

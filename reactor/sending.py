@@ -150,7 +150,8 @@ class Sending(Preparing):
         become(channel, "drain")
 
     def shutdown(self, channel: Channel) -> None:
-        self.drain(channel, ClosedHere("the reactor was shut down"))
+        if channel._origin is None or not channel._origin._outlasts_shutdown(channel):
+            self.drain(channel, ClosedHere("the reactor was shut down"))
 
 
 class Open(Sending):

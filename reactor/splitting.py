@@ -123,6 +123,7 @@ class Splitter:
         for line in self.lines:
             return line, True
         if self._position >= len(self._buffer) or self.failure is not None:
+            self._buffer, self._position = b"", 0  # an idle channel holds nothing
             return None
         terminator = self.terminator
         if isinstance(terminator, bytes):

@@ -214,7 +214,8 @@ class ClientSession:
 
     def feed(self, data: bytes) -> list[ClientEvent]:
         """Take what came from the server, and return what that brings about."""
-        self._replies.feed(data)
+        if self._conversation is not None:
+            self._replies.feed(data)
         while self._conversation is not None:
             reply = self._replies.next_reply()
             if reply is None:
@@ -267,6 +268,7 @@ class ClientSession:
         if self._conversation is not None:
             self._conversation.close()
         self._conversation = None
+        self._replies = ReplyDecoder()  # what the server says behind the end is dropped
         self.expectation = ""
         for task in self._queue:
             if task is not LEAVE:

@@ -16,10 +16,12 @@ LONGEST_PATH = 256
 LONGEST_SIZE = 20
 """Digits of a SIZE (RFC 1870, section 4)."""
 
-_UTF8 = "\u0080-\U0010ffff"
-_ATOM = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~{_UTF8}-]+"
-_QUOTED = rf'"(?:[ !#-\[\]-~{_UTF8}]|\\[ -~])*"'
-_LABEL = rf"[A-Za-z0-9{_UTF8}](?:[A-Za-z0-9{_UTF8}-]*[A-Za-z0-9{_UTF8}])?"
+# What is beyond ASCII may stand in all of them. Classes that name what may not stand there are compiled thirty times as
+# fast as those with "\u0080-\U0010ffff" in them, and every program that imports this compiles them.
+_ATOM = r'[^\0- "(),.:;<>@\[\\\]\x7f]+'
+_QUOTED = r'"(?:[^\0-\x1f"\\\x7f]|\\[ -~])*"'
+_LETTER_OR_DIGIT = r"[^\0-/:-@\[-`{-\x7f]"
+_LABEL = rf"{_LETTER_OR_DIGIT}(?:[^\0-,./:-@\[-`{{-\x7f]*{_LETTER_OR_DIGIT})?"
 _NAME = rf"{_LABEL}(?:\.{_LABEL})*"
 _LITERAL = r"\[[!-Z^-~]+\]"
 _LOCAL_PART = rf"{_ATOM}(?:\.{_ATOM})*|{_QUOTED}"
@@ -28,7 +30,7 @@ _MAILBOX = re.compile(rf"(?P<local>{_LOCAL_PART})@(?P<domain>{_NAME}|{_LITERAL})
 _ROUTE = re.compile(rf"@{_NAME}(?:,@{_NAME})*:")
 _QUOTED_OR_NOT = re.compile(rf"<(?P<path>(?:{_QUOTED}|[^\"<>])*)>(?P<rest>.*)")
 _KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
-_VALUE = re.compile(rf"[!-<>-~{_UTF8}]+")
+_VALUE = re.compile(r"[^\0- =\x7f]+")
 _HOSTNAME = re.compile(rf"{_NAME}|{_LITERAL}")
 _CLIENT_NAME = re.compile(r"[!-~]{1,255}")
 _LITERAL_TAG = re.compile(r"(?P<tag>[A-Za-z0-9-]*[A-Za-z0-9]):(?P<rest>.+)")

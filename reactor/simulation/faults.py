@@ -128,6 +128,8 @@ WEATHER = Call(
     "weather", Fault("partition", breaks=True, tried=(1021, 1022)), Fault("kill", breaks=True, tried=(512,)),
     Fault("power cut", breaks=True, tried=(512,)),
 )  # fmt: skip
+# What comes back in place of a datagram, for a socket that is connected (udp(7); icmp_err_convert in Linux).
+ICMP = Call("icmp", *_errors("ECONNREFUSED EHOSTUNREACH ENETUNREACH EHOSTDOWN ENOPROTOOPT EPROTO EMSGSIZE"))
 
 ALL = frozenset(label for call in CALLS for label in call.labels if label)
 """All faults: ``"recv short"``, ``"accept EMFILE"``, ``"weather partition"`` and so on."""

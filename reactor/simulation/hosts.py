@@ -311,6 +311,14 @@ class Host:
             return None
         return listener
 
+    def receiver_at(self, family: int, port: int) -> UdpSocket | None:
+        """Return who receives datagrams on `port`, if anybody does."""
+        receiver = self.datagram_ports.get((family, port))
+        if receiver is None and family == socket.AF_INET:
+            receiver = self.datagram_ports.get((socket.AF_INET6, port))
+            return receiver if receiver is not None and receiver.local[0] == "::" else None
+        return receiver
+
     def draw(self, call: Call, file: File) -> None:
         """Fail with an error of `call`, where the tape has one."""
         fault, _ = call.decode(file.stream.draw(call))

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..eventloop import READ, WRITE
-from .faults import CONNECT, DATAGRAM, LINK, RESET, SEGMENT, failure
+from .faults import CONNECT, DATAGRAM, ICMP, LINK, RESET, SEGMENT, failure
 
 if TYPE_CHECKING:
     from selectors import SelectorKey
@@ -38,10 +38,12 @@ RETRANSMISSION_TIMEOUT = 924.6
 KEEPALIVE = (60.0, 120.0)
 """Seconds of silence until the first probe, and until the verdict: what `set_stream_options` asks for."""
 DATAGRAMS_WAITING = 64
-LARGEST_DATAGRAM = 65507
+LARGEST_DATAGRAM: dict[int, int] = {socket.AF_INET: 65507, socket.AF_INET6: 65527}
 EPHEMERAL = 32768
 WILDCARDS: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 LOOPBACKS: dict[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+MAPPED = "::ffff:"
+"""Stands before an address of IPv4 where a datagram socket for both families deals with it."""
 
 
 class File:
@@ -518,6 +520,10 @@ class UdpSocket(File):
         """Name the one peer; errors that the network reports are told from now on."""
         if self.local is None:
             self.bind(("", 0))
+        fault, _ = CONNECT.decode(self.stream.draw(CONNECT))
+        if fault is not None and fault.number not in (0, errno.EINTR):  # there is nothing to wait for
+            self.host.injected(self.name, CONNECT, fault)
+            return fault.number
         self.local = self.host.seen_from(self.local, address)
         self.remote = address
         return 0
@@ -530,7 +536,7 @@ class UdpSocket(File):
             address = self.remote
         if address is None:
             raise failure(errno.EDESTADDRREQ)
-        if len(data) > LARGEST_DATAGRAM:
+        if len(data) > LARGEST_DATAGRAM[self.family]:
             raise failure(errno.EMSGSIZE)
         if self.error:
             number, self.error = self.error, 0
@@ -541,6 +547,12 @@ class UdpSocket(File):
             self.host.injected(self.name, DATAGRAM, fault)
             copies = {"lost": 0, "twice": 2}.get(fault.name, 1)
             delay = parameter / 1024 * LONGEST_DELAY if copies == 1 else 0.0
+        if self.remote is not None:
+            fault, _ = ICMP.decode(self.stream.draw(ICMP))
+            if fault is not None:
+                self.host.injected(self.name, ICMP, fault)
+                self._reported(fault.number)
+                copies = 0
         for _ in range(copies):
             self.world.send(self.host, None, self.world.now + delay, self._deliver, bytes(data), address)
         return len(data)
@@ -570,17 +582,26 @@ class UdpSocket(File):
             return False
         return self.remote is None or bool(self.remote[:2] == source[:2])
 
+    def _reported(self, number: int) -> None:
+        """An ICMP message has come: the next call fails."""
+        self.error = number
+        self.host.activity += 1
+        self.touch()
+
     def _deliver(self, data: bytes, address: Any) -> None:
-        target = self.world.host_at(address[0], self.host)
+        local, place = self.local, address
+        if address[0].startswith(MAPPED):
+            local, place = (WILDCARDS[socket.AF_INET], local[1]), (address[0].removeprefix(MAPPED), address[1])
+        target = self.world.host_at(place[0], self.host)
         if target is None or not target.has_power or self.world.is_cut(self.host, target):
             return
-        source = self.host.seen_from(self.local, address)
-        receiver = target.datagram_ports.get((self.family, address[1]))
-        if receiver is None or not receiver.hears(source, address):
+        source = self.host.seen_from(local, place)
+        receiver = target.receiver_at(socket.AF_INET if len(local) == 2 else socket.AF_INET6, place[1])
+        if receiver is not None and len(receiver.local) > len(local):
+            source = (MAPPED + source[0], source[1], 0, 0)
+        if receiver is None or not receiver.hears(source, place):
             if self.remote is not None and self.remote[:2] == address[:2] and not self.closed:
-                self.error = errno.ECONNREFUSED  # an ICMP message: port unreachable
-                self.host.activity += 1
-                self.touch()
+                self._reported(errno.ECONNREFUSED)  # port unreachable
             return
         if len(receiver.queue) < DATAGRAMS_WAITING:
             receiver.queue.append((data, source))

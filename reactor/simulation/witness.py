@@ -16,9 +16,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..addresses import format_address
 from ..channel import Channel
 from ..connecting import Attempt
 from ..connection import JOINED, Connection, cut
+from ..datagram import Datagram
 from ..errors import ReactorError, RemoteError, excerpt
 from ..framing import SHORT
 from ..listener import Listener
@@ -26,6 +28,7 @@ from ..producers import FileSlice, OutputQueue, Producer
 from ..states import State
 from ..timers import Timer, TimerQueue
 from .hosts import Host
+from .network import MAPPED
 
 if TYPE_CHECKING:
     from ..eventloop import Reactor
@@ -208,6 +211,19 @@ class NotedMessages:
         super().handle_message(message)  # type: ignore[misc]
 
 
+class NotedDatagrams:
+    """In front of the user's class too, where that takes datagrams."""
+
+    __slots__ = ()
+
+    def handle_datagram(self, data: bytes, address: Any) -> None:
+        if is_called_by_a_state():
+            witness = witness_of(self)
+            witness.hook(self, "handle_datagram", data)
+            witness.received_datagram(self, data, address)
+        super().handle_datagram(data, address)  # type: ignore[misc]
+
+
 class StreamLedger(Channel):
     """Stands behind the user's class: what that queues on a stream comes by here."""
 
@@ -258,6 +274,17 @@ class FrameLedger(Connection):
         super()._opened()
 
 
+class DatagramLedger(Datagram):
+    """Stands behind the user's class: the datagrams that it sends come by here."""
+
+    __slots__ = ()
+
+    def send_to(self, data: Any, address: Any = None) -> bool:
+        if is_buffer(data):
+            witness_of(self).posted(self, bytes(memoryview(data)))  # before it is sent: it may arrive at once
+        return super().send_to(data, address)
+
+
 class NotedCodec:
     """A codec that tells of every frame that it is given."""
 
@@ -293,11 +320,13 @@ def noted(cls: type[Channel]) -> type[Channel]:
         bases: tuple[type, ...]
         if issubclass(cls, Connection):
             bases = (Noted, NotedFrames if cls._hears_frames else NotedMessages, cls, FrameLedger)
+        elif issubclass(cls, Datagram):
+            bases = (Noted, NotedDatagrams, cls, DatagramLedger)
         elif issubclass(cls, Listener | Attempt):
             bases = (Noted, cls)
         else:
             bases = (Noted, cls, StreamLedger)
-        if cls in (Connection, Channel):  # of which the ledger is a subclass already
+        if cls in (Connection, Channel, Datagram):  # of which the ledger is a subclass already
             bases = tuple(base for base in bases if base is not cls)
         found = type(cls.__name__, bases, {"__slots__": (), "__module__": cls.__module__, "__doc__": cls.__doc__})
         found._hears_drained = cls._hears_drained
@@ -358,6 +387,7 @@ class Witness:
         self._world = world
         self._hosts: dict[Reactor, Host] = {}
         self._ledgers: dict[Channel, Ledger] = {}
+        self._letters: dict[Datagram, set[bytes]] = {}
         self._endings: dict[Channel, int] = {}
         self._restless: dict[Channel, None] = {}
 
@@ -372,7 +402,9 @@ class Witness:
         """`channel` belongs to a reactor from now on."""
         channel.__class__ = noted(type(channel))
         self._endings[channel] = 0
-        if not isinstance(channel, Listener | Attempt):
+        if isinstance(channel, Datagram):
+            self._letters[channel] = set()
+        elif not isinstance(channel, Listener | Attempt):
             self._ledgers[channel] = Ledger(channel)
         if isinstance(channel._origin, Listener):
             self._restless[channel._origin] = None  # it has one more
@@ -409,6 +441,23 @@ class Witness:
         problem = peer.ledger.receive(data)
         if problem is not None:
             self._world.violate("what is delivered is not what was sent", f"{channel}: {problem}")
+
+    def posted(self, channel: Datagram, data: bytes) -> None:
+        """`channel` is to send a datagram. It may arrive late, several times, or never, but not as another one."""
+        self._restless[channel] = None
+        self._letters[channel].add(data)
+
+    def received_datagram(self, channel: Any, data: bytes, address: Any) -> None:
+        """`channel` is given a datagram that came from `address`."""
+        host, port = self._world.host_at(address[0].removeprefix(MAPPED), self._hosts[channel.reactor]), address[1]
+        letters = [
+            sent
+            for sender, sent in self._letters.items()
+            if self._hosts[sender.reactor] is host and sender.address is not None and sender.address[1] == port
+        ]
+        if letters and not any(data in sent for sent in letters):  # else a socket sent it that has no channel
+            details = f"{channel}: {excerpt(data)} came from {format_address(address)}, which never sent it"
+            self._world.violate("what is delivered is not what was sent", details)
 
     def closed(self, channel: Any) -> None:
         """`handle_close` of `channel` is called."""

@@ -134,7 +134,7 @@ def test_message_that_cannot_be_stored_is_not_acknowledged_and_the_next_one_is_t
 
 def body_of(name: str) -> str:
     """Return a text that cannot be mistaken for a part of another one."""
-    return "".join(f"{name}, line {number}\n" for number in range(500)) + f"the end of {name}\n"
+    return "".join(f"{name}, line {number}\n" for number in range(200)) + f"the end of {name}\n"
 
 
 @pytest.mark.parametrize("option", BOXES)
@@ -160,13 +160,13 @@ def test_no_mail_that_was_acknowledged_is_lost_when_the_server_is_killed(
     for kill in range(rounds):
         server = serve(start, option, box)
         threads = [in_thread(send, server, f"{kill}.{client}") for client in range(4)]
-        for _ in range(15):
+        for _ in range(8):
             assert enough.acquire(timeout=30)
         server.send_signal(signal.SIGKILL)
         server.wait()
         for thread in threads:
             thread.join()
-    assert len(acknowledged) >= 15 * rounds
+    assert len(acknowledged) >= 8 * rounds
     whole = []
     half = 0
     for text in texts_in(option, box):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import shutil
 import signal
@@ -50,6 +51,7 @@ class Terminal:
     def __init__(self, server: Program, width: int = 80, receive_buffer: int | None = None) -> None:
         self.session = Session("client", window_size=(width, 24))
         self.shown = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         self.sock = socket.socket()
         self.sock.settimeout(20)
         if receive_buffer is not None:
@@ -82,7 +84,7 @@ class Terminal:
         data = self.sock.recv(65536)
         for event in self.session.feed(data):
             assert not isinstance(event, LimitExceeded)
-            self.shown += getattr(event, "data", b"").decode()
+            self.shown += self._decoder.decode(getattr(event, "data", b""))
         self.sock.sendall(self.session.data_to_send())
         return data
 
@@ -244,6 +246,7 @@ def test_client_without_options_is_welcome(server: Program) -> None:
 def test_guest_whose_line_has_no_end_is_shown_the_door_and_nobody_else(server: Program) -> None:
     with guest(server, "anna") as anna, guest(server, "bert", anna) as bert:
         bert.type("x" * 3000)
+        assert bert.sees_the_end()
         assert anna.sees("* bert has left\r\n")
         anna.type("/who\r\n")
         assert anna.sees("* here: anna\r\n")
@@ -254,24 +257,25 @@ def test_guest_whose_line_has_no_end_is_shown_the_door_and_nobody_else(server: P
 
 
 def test_guest_who_does_not_read_is_shown_the_door_and_nobody_else(server: Program) -> None:
-    sleeper = Terminal(server, receive_buffer=4096)
-    with guest(server, "anna") as anna, guest(server, "bert", anna) as bert, sleeper.sock:
+    wide = 2000
+    sleeper = Terminal(server, wide, receive_buffer=4096)
+    with guest(server, "anna", width=wide) as anna, guest(server, "bert", anna, width=wide) as bert, sleeper.sock:
         sleeper.type("sleeper\r\n")
         for each in (anna, bert):
             assert each.sees("* sleeper has come in\r\n")
-        words = ["y" * 60] * 30
-        shown = "anna: " + "\r\n".join(words) + "\r\n"
+        line = "\U0001f600" * 475 + "\r\n"  # few characters, which each cost time, in as many bytes as a line may have
         for _ in range(1000):
-            for _ in range(30):
-                anna.type(" ".join(words) + "\r\n")
-            while bert.shown.count(shown) < 30:
+            anna.type(line * 30)
+            while bert.shown.count("anna: ") < 30 or not bert.shown.endswith("\r\n"):
                 assert bert._receive()
             if "* sleeper has left\r\n" in bert.shown:
                 break
-            assert bert.shown == shown * 30
+            assert bert.shown == f"anna: {line}" * 30
             bert.shown = ""
         else:
             pytest.fail("the sleeper is still there")
+        # He was told so; else the server would wait for him to notice.
+        sleeper.sock.close()
     server.send_signal(signal.SIGTERM)
     assert server.wait() == 0
     assert "maximum_output" in server.errors

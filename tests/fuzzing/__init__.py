@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of all that is pure in `reactor` and takes bytes or foreign text.
+"""Coverage-guided fuzzing of all that is pure in `reactor` and `protocols` and takes bytes or foreign text.
 
     python -m pip install -e '.[fuzz]'      # atheris, which drives libFuzzer
     python -m tests.fuzzing                 # every target for a minute, one after another

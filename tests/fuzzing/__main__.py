@@ -34,7 +34,7 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.fuzzing",
-        description="Fuzzes the pure parts of the reactor, guided by the code that is reached.",
+        description="Fuzzes the pure parts of the reactor and the protocols, guided by the code that is reached.",
         epilog="targets:\n" + "\n".join(f"  {target.name:<18}{target.summary}" for target in TARGETS.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

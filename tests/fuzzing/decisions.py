@@ -81,3 +81,16 @@ class Cutting:
 def whole() -> Cutting:
     """Return the way of cutting that leaves all in one piece."""
     return Cutting()
+
+
+# To write what is read above
+
+WHOLE = b"\0"
+BYTE_BY_BYTE = b"\x01"
+IN_THREE = b"\x04" + (5).to_bytes(2) + (30).to_bytes(2)
+"""Ways to cut, as `Decisions.cutting` reads them."""
+
+
+def string(data: bytes) -> bytes:
+    """Return `data` behind its length, as `Decisions.string` reads it."""
+    return bytes([len(data)]) + data

@@ -15,7 +15,7 @@ import atheris
 def main() -> None:
     name, *options = sys.argv[1:]
     # json and pickletools too: they read in Python what the codecs read in C, where the fuzzer sees nothing.
-    with atheris.instrument_imports(include=["reactor", "json", "pickletools"]):
+    with atheris.instrument_imports(include=["reactor", "protocols", "json", "pickletools"]):
         targets = importlib.import_module("tests.fuzzing.targets")
     targets.limit_memory()
     # To merge, libFuzzer starts itself again, through a shell and by this name.

@@ -8,7 +8,10 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import hmac
+import itertools
 import math
+import re
+from typing import Any
 
 HEADER = 4
 LONG_HEADER = 12
@@ -18,6 +21,8 @@ DIGEST_SIZES = {"md5": 16, "sha256": 32, "sha384": 48, "sha3_256": 32, "sha3_384
 TAGS = {"listener": b"listener", "client": b"client: "}
 SHORTEST_CHALLENGE = 20
 LONGEST_HANDSHAKE_FRAME = 256
+
+CRLF = b"\r\n"
 
 
 # Frames
@@ -243,3 +248,188 @@ class TimerModel:
         name = self._waiting.pop(0)[2]
         del self._entries[name]
         return name
+
+
+# Terminators
+
+Terminator = bytes | int | None
+
+
+def held_back(data: bytes, terminator: bytes) -> int:
+    """Return how many bytes at the end of `data` may be the beginning of `terminator`."""
+    return max(count for count in range(len(terminator)) if data.endswith(terminator[:count]))
+
+
+@dataclasses.dataclass
+class Split:
+    """A stream, cut at its terminators.
+
+    Attributes:
+        pieces: what stands in front of each terminator that was found.
+        rest: what stands behind the last one.
+        failed: whether more came in front of a terminator than may.
+    """
+
+    pieces: list[bytes]
+    rest: bytes
+    failed: bool = False
+
+
+def split_plainly(stream: bytes, terminators: list[Terminator], maximum: int) -> Split:
+    """Cut `stream`.
+
+    Arguments:
+        terminators: the first one, and those that follow it, one for each that is found; behind the last one the
+            first one comes again. Where there is one only it stays, and a number has then counted down to no end.
+        maximum: the most bytes in front of a terminator of bytes.
+    """
+    pieces: list[bytes] = []
+    first = terminators[0]
+    upcoming = itertools.cycle(terminators)
+    if len(terminators) == 1 and not isinstance(first, bytes):
+        upcoming = itertools.chain([first], itertools.repeat(None))
+    for terminator in upcoming:
+        if isinstance(terminator, bytes):
+            piece, found, behind = stream.partition(terminator)
+            if len(piece) - (0 if found else held_back(piece, terminator)) > maximum:
+                return Split(pieces, stream, failed=True)
+        elif terminator:
+            piece, behind = stream[:terminator], stream[terminator:]
+            found = piece[terminator - 1 :]
+        else:
+            found = b""
+        if not found:
+            break
+        pieces.append(piece)
+        stream = behind
+    return Split(pieces, stream)
+
+
+class SplitterModel:
+    """What a splitter hands out next, with all that it was fed and has not handed out in one piece.
+
+    Attributes:
+        left: that piece.
+        terminator: what it looks for; a number counts down.
+        failed: whether it has given up.
+    """
+
+    def __init__(self, terminator: Terminator, maximum: int) -> None:
+        self.left = b""
+        self.terminator = terminator
+        self.failed = False
+        self._maximum = maximum
+        self._since = 0
+
+    def next_piece(self) -> tuple[bytes, bool] | None:
+        """Hand out what can be handed out, and say whether a terminator was found behind it."""
+        terminator, is_end = self.terminator, False
+        if not self.left or self.failed:
+            return None
+        if isinstance(terminator, bytes):
+            data, found, behind = self.left.partition(terminator)
+            is_end = bool(found)
+            if not is_end:
+                held = held_back(data, terminator)
+                data, behind = data[: len(data) - held], data[len(data) - held :]
+            if self._since + len(data) > self._maximum:
+                self.failed = True
+                self.clear()
+                return None
+            self._since = 0 if is_end else self._since + len(data)
+        else:
+            data, behind = (self.left[:terminator], self.left[terminator:]) if terminator else (self.left, b"")
+            self._since = 0
+            if terminator:
+                self.terminator = terminator - len(data)
+                is_end = not self.terminator
+        self.left = behind
+        return (data, is_end) if data or is_end else None
+
+    def clear(self) -> None:
+        """Drop what was not handed out."""
+        self.left = b""
+        self._since = 0
+
+
+# Telnet
+
+IAC, SUBNEGOTIATION_BEGIN, SUBNEGOTIATION_END = 255, 250, 240
+LOWEST_COMMAND, LOWEST_VERB = 236, 251
+
+
+def read_telnet(stream: bytes, maximum: int) -> list[Any]:
+    """Return what a stream of Telnet says: data, numbers of commands, (verb, option), (option, particulars).
+
+    Particulars of more than `maximum` bytes, with the number of the option, are the words "too long".
+    """
+    tokens: list[Any] = []
+    particulars: bytes | None = None
+    rest = list(stream)
+    while rest:
+        said = bytes([rest.pop(0)])
+        code = IAC
+        if said[0] == IAC:
+            if not rest:
+                break
+            code = rest.pop(0)
+            if code != IAC:
+                said = bytes([IAC, code])
+        if LOWEST_COMMAND <= code < IAC:
+            if particulars and code == SUBNEGOTIATION_END and len(particulars) <= maximum:
+                tokens.append((particulars[0], particulars[1:]))
+            particulars = b"" if code == SUBNEGOTIATION_BEGIN else None
+            if code >= LOWEST_VERB:
+                tokens += [(code, rest.pop(0))] if rest else []
+            elif code not in (SUBNEGOTIATION_BEGIN, SUBNEGOTIATION_END):
+                tokens.append(code)
+        elif particulars is not None:
+            tokens += ["too long"] * (len(particulars) <= maximum < len(particulars) + len(said))
+            particulars += said
+        elif len(said) == 1:
+            tokens.append(said)
+    return joined(tokens)
+
+
+def joined(tokens: list[Any]) -> list[Any]:
+    """Return `tokens` with bytes that stand beside one another joined."""
+    found: list[Any] = []
+    for token in tokens:
+        if isinstance(token, bytes) and found and isinstance(found[-1], bytes):
+            found[-1] += token
+        else:
+            found.append(token)
+    return found
+
+
+# SMTP
+
+MOST_REPLY_LINES = 100
+LONGEST_REPLY_LINE = 4096
+
+
+def read_replies(stream: bytes) -> list[int]:
+    """Return the codes of the whole replies in `stream`, up to the first that is none."""
+    codes: list[int] = []
+    lines: list[bytes] = []
+    while b"\r\n" in stream:
+        line, _, stream = stream.partition(b"\r\n")
+        lines.append(line[:3])
+        if (
+            not re.fullmatch(rb"[2-5][0-9]{2}([ -][^\r\n]*)?", line)
+            or len(line) + len(CRLF) > LONGEST_REPLY_LINE
+            or len(lines) > MOST_REPLY_LINES
+            or len(set(lines)) > 1
+        ):
+            break
+        if line[3:4] != b"-":
+            codes.append(int(line[:3]))
+            lines.clear()
+    return codes
+
+
+def plain_content(wire: bytes) -> bytes:
+    """Return the content that stands on the wire as `wire`, with its last dot: without the dots that were put in."""
+    *lines, end = wire.split(CRLF)[:-1]
+    assert end == b"."
+    return b"".join((line[1:] if line.startswith(b".") else line) + CRLF for line in lines)

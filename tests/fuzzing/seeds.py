@@ -12,23 +12,15 @@ from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from tests.fuzzing.conversations import smtp_client, smtp_server, telnet, telnet_link
+from tests.fuzzing.decisions import BYTE_BY_BYTE, IN_THREE, WHOLE, string
 from tests.fuzzing.targets import codecs
-
-WHOLE = b"\0"
-BYTE_BY_BYTE = b"\x01"
-IN_THREE = b"\x04" + (5).to_bytes(2) + (30).to_bytes(2)
-"""Ways to cut, as `Decisions.cutting` reads them."""
 
 MESSAGES: list[Any] = [
     ("add", 2, 3),
     {"numbers": [1, -2.5, 10**20], "text": "gr\u00fc\u00dfe", "bytes": b"\0\xff", "nothing": None},
     OrderedDict(first=[True, (), set(), frozenset({1})], second=bytearray(b"x")),
 ]
-
-
-def string(data: bytes) -> bytes:
-    """Return `data` behind its length, as `Decisions.string` reads it."""
-    return bytes([len(data)]) + data
 
 
 def recorded(messages: Iterable[Any]) -> bytes:
@@ -206,11 +198,45 @@ def deadlines() -> Iterable[bytes]:
     yield set_each[:5] + b"\x01\x01\x02\x03\xe8" + b"\0\xff\xff" + b"\x01\x05\x02\0\x01"
 
 
+def terminator(text: bytes) -> bytes:
+    """Return a terminator as `any_terminator` reads it."""
+    return bytes([7, len(text) - 1]) + text
+
+
+COUNTED, ENDLESS = b"\x01", b"\0"
+
+
+def splitter() -> Iterable[bytes]:
+    lines = b"one\r\n\r\ntwo\r\r\n three aaabaaaab \r"
+    crlf, as_http = terminator(b"\r\n"), terminator(b"\r\n\r\n") + COUNTED + b"\x07" + terminator(b"ab")
+    for cutting in (WHOLE, BYTE_BY_BYTE, IN_THREE):
+        for as_a_channel in (b"\0", b"\x01"):
+            cut = as_a_channel + cutting
+            yield b"\0\0" + crlf + cut + lines
+            yield b"\0\x02" + as_http + cut + lines
+            yield b"\x01\0" + terminator(b"aab") + cut + b"aaab aaaabaabxyzxyzxyzxyzxyzaab"
+    yield b"\0\0" + COUNTED + b"\x05" + b"\0" + IN_THREE + lines
+    yield b"\0\x01" + terminator(b"\n") + ENDLESS + b"\x01" + IN_THREE + lines
+
+
+def terminators() -> Iterable[bytes]:
+    take, change, drop, put_back = b"\x02\x01", b"\0", b"\x01", b"\x04"
+
+    def feed(data: bytes) -> bytes:
+        return b"\x05" + string(data)
+
+    yield b"\0" + terminator(b"abc") + feed(b"xab") + take + change + terminator(b"b") + feed(b"cab")
+    counting, for_ever = change + COUNTED + b"\x02", change + ENDLESS
+    yield b"\0" + terminator(b"\n") + feed(b"1\n2\n3\n4") + take + counting + take + for_ever
+    yield b"\x01" + terminator(b"aab") + feed(b"aaaa") + drop + feed(b"b" * 13) + put_back + feed(b"x")
+    yield b"\0" + terminator(b"\n") + feed(b"1\n2\n3\n4") + drop + feed(b"5\n")
+
+
 SEEDS = {
     seeds.__name__: seeds
     for seeds in (
         frames, handshake, link, reflection, json_codec, bytes_codec, restricted_pickle, addresses, excerpts,
-        output_queue, timers, deadlines,
+        output_queue, timers, deadlines, splitter, terminators, telnet, telnet_link, smtp_server, smtp_client,
     )
 }  # fmt: skip
 """What makes the first inputs of each target."""

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from protocols.smtp.client_session import ClientSession, Finished
 from reactor.addresses import parse_address
 from reactor.authentication import ChallengeSpotter
 from reactor.codecs import RestrictedPickle
 from reactor.errors import AddressError
 from reactor.framing import encode_frame
+from reactor.splitting import Splitter, Terminator
 from tests.fuzzing.models import CHALLENGE
 
 # restricted_pickle
@@ -114,3 +116,28 @@ def test_spotter_keeps_nothing_of_what_came_together_with_the_challenge(behind: 
         assert [frame for part in parts for frame in spotter.feed(part)] == []
         assert spotter.failure is not None
         assert spotter.finish() is None
+
+
+# splitter
+
+
+@pytest.mark.parametrize(
+    ("terminator", "data"), [(None, b"x" * 60_000), (70_000, b"x" * 60_000), (b"\n", b"x" * 60_000)]
+)
+def test_splitter_that_has_handed_out_everything_holds_nothing(terminator: Terminator, data: bytes) -> None:
+    """Each idle channel held what it had received last, up to 64 KiB, until more came."""
+    splitter = Splitter(terminator)
+    splitter.feed(data)
+    assert list(iter(splitter.next_piece, None)) == [(data, False)]
+    assert sum(sys.getsizeof(getattr(splitter, name)) for name in Splitter.__slots__) < 2000
+
+
+# smtp_client
+
+
+def test_client_session_that_is_over_keeps_nothing_of_what_still_comes() -> None:
+    """It kept all of it, and looked at none."""
+    session = ClientSession("client.example")
+    assert [type(event) for event in session.feed(b"421 go away\r\n")] == [Finished]
+    assert session.feed(b"250 more\r\n" + b"x" * 1000) == []
+    assert not session._replies._input

@@ -9,6 +9,7 @@ import importlib.util
 import io
 import json
 import pickle
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -18,11 +19,22 @@ from typing import Any
 
 import pytest
 
-from reactor import addresses, authentication, connection, framing, producers, timers
+from protocols.smtp import client_session, replies
+from protocols.smtp import errors as smtp_errors
+from protocols.smtp.client_session import ClientSession
+from protocols.smtp.lines import ContentDecoder, Input
+from protocols.smtp.replies import Reply, ReplyDecoder
+from protocols.smtp.server_session import ServerSession
+from protocols.telnet import session, wire
+from protocols.telnet.lines import LineSplitter
+from protocols.telnet.options import WORDS, Cause, Negotiator, State
+from protocols.telnet.wire import Decoder, Verb
+from reactor import addresses, authentication, connection, framing, producers, splitting, timers
 from reactor.authentication import ChallengeSpotter, Handshake, HandshakeDecoder
 from reactor.codecs import BytesCodec, JsonCodec, _AllowListUnpickler
 from reactor.framing import FrameDecoder
 from reactor.producers import OutputQueue, Producer
+from reactor.splitting import Splitter
 from reactor.timers import DeadlineGroup, Deadlines, TimerQueue
 from tests.fuzzing import __main__ as command
 from tests.fuzzing import running
@@ -187,6 +199,73 @@ def others_forgotten(self: Deadlines, group: DeadlineGroup) -> None:
         owner._expire()
 
 
+def started_over(self: Splitter, terminator: bytes) -> bytes:
+    matched, self._matched = self._matched, 0
+    return terminator[:matched]
+
+
+def held_for_the_old_one(self: Splitter, terminator: Any, whole: Any = Splitter.set_terminator) -> None:
+    self._matched = 0
+    whole(self, terminator)
+
+
+def lines_kept(self: Splitter) -> None:
+    self._buffer = b""
+    self._position = self._matched = self._since = 0
+
+
+def kept_whatever_its_size(self: Decoder, data: bytes, tokens: list[Any]) -> None:
+    if self._content is None:
+        tokens.append(data)
+    else:
+        self._content += data
+
+
+def any_line_is_begun(self: LineSplitter, data: bytes, found: list[Any]) -> None:
+    self._begun += data
+
+
+def said_each_time(self: Negotiator, side: Any, option: int, cause: Any, whole: Any = Negotiator.step) -> Verb:
+    whole(self, side, option, cause)
+    return WORDS[side, self.state(side, option) is State.YES]
+
+
+def said_at_once(self: Negotiator, side: Any, option: int, cause: Any, whole: Any = Negotiator.step) -> Any:
+    if cause in (Cause.WANTED, Cause.UNWANTED):  # without waiting for what was said before to be answered
+        self._states.pop((side, option), None)
+    return whole(self, side, option, cause)
+
+
+def ended_by_any_line_end(self: ContentDecoder, data: bytes, whole: Any = ContentDecoder.feed) -> bytes | None:
+    return whole(self, re.sub(rb"(?<!\r)\n", b"\r\n", data))
+
+
+def line_ended_by_a_line_feed(self: Input, maximum: int, whole: Any = Input.take_line) -> Any:
+    end = self._buffer.find(b"\n")
+    if end < 1 or self._buffer[end - 1] == 0x0D:
+        return whole(self, maximum)
+    line = bytes(self._buffer[:end])
+    del self._buffer[: end + 1]
+    return line
+
+
+def refused_ones_too(self: ServerSession, reply: Reply | None, whole: Any = ServerSession.settle_recipient) -> None:
+    whole(self, reply)
+    if self._asked_about not in self.transaction.recipients:
+        self.transaction.recipients.append(self._asked_about)
+
+
+def left_untold(self: ClientSession, error: Any, whole: Any = ClientSession._end) -> None:
+    self._queue.clear()
+    whole(self, error)
+
+
+def kept_for_nobody(self: ClientSession, data: bytes, whole: Any = ClientSession.feed) -> list[Any]:
+    events: list[Any] = whole(self, data)
+    self._replies.feed(data * (self._conversation is None))
+    return events
+
+
 DEFECTS: list[tuple[str, Any, str, Any]] = [
     ("frames", FrameDecoder, "_continue", what_follows_lost),
     ("frames", FrameDecoder, "finish", lambda self: None),
@@ -236,6 +315,35 @@ DEFECTS: list[tuple[str, Any, str, Any]] = [
     ("deadlines", Deadlines, "GRAINS", 4),
     ("deadlines", DeadlineGroup, "leave", left_with_its_timer),
     ("deadlines", Deadlines, "expire", others_forgotten),
+    ("splitter", splitting, "overlap", lambda data, start, terminator, table: 0),
+    ("splitter", splitting, "borders", lambda terminator: [0] * len(terminator)),
+    ("splitter", Splitter, "_resume", started_over),
+    ("splitter", Splitter, "_is_within", lambda self, size: True),
+    ("splitter", Splitter, "take_rest", lambda self: b""),
+    ("terminators", Splitter, "set_terminator", held_for_the_old_one),
+    ("terminators", Splitter, "clear", lines_kept),
+    ("terminators", Splitter, "take_end", lambda self: self._end_is_due),
+    ("telnet", wire, "_DOUBLED", re.compile(rb"(?!)")),
+    ("telnet", wire, "_CODES", frozenset(range(256))),
+    ("telnet", Decoder, "_take", kept_whatever_its_size),
+    ("telnet", LineSplitter, "_extend", any_line_is_begun),
+    ("telnet", session, "_is_terminal_type", lambda name: True),
+    ("telnet", wire, "_BARE_RETURN", re.compile(rb"(?!)")),
+    ("telnet_link", Negotiator, "step", said_each_time),
+    ("telnet_link", Negotiator, "step", said_at_once),
+    ("smtp_server", ContentDecoder, "feed", ended_by_any_line_end),
+    ("smtp_server", ContentDecoder, "fault", None),
+    ("smtp_server", Input, "take_line", line_ended_by_a_line_feed),
+    ("smtp_server", ServerSession, "is_spent", lambda self, limit: False),
+    ("smtp_server", ServerSession, "settle_recipient", refused_ones_too),
+    ("smtp_server", replies, "_harmless", lambda line: line),
+    ("smtp_server", replies, "LONGEST_LINE", 4096),
+    ("smtp_client", client_session, "encode_content", lambda content: content + b".\r\n"),
+    ("smtp_client", Reply, "is_positive", property(lambda self: self.code < 400)),
+    ("smtp_client", ReplyDecoder, "failure", property(lambda self: None, lambda self, value: None)),
+    ("smtp_client", ClientSession, "_end", left_untold),
+    ("smtp_client", ClientSession, "feed", kept_for_nobody),
+    ("smtp_client", smtp_errors, "printable", lambda text: text + "\n"),
 ]
 """A target, and what is exchanged for what in the engine, so that the target must complain."""
 

@@ -70,6 +70,46 @@ def test_what_is_no_address_is_refused_with_an_address_error() -> None:
         assert isinstance(caught.value, ValueError)
 
 
+def of_datagrams(url: Any) -> Any:
+    """Return `url` with the scheme ``udp`` in place of ``tcp``; anything else as it is."""
+    return url.replace("tcp://", "udp://") if isinstance(url, str) else url
+
+
+def test_urls_of_datagrams_are_understood_where_datagrams_are_wanted_and_mean_the_same() -> None:
+    for address, family, location in UNDERSTOOD:
+        assert parse_address(of_datagrams(address), scheme="udp") == Endpoint(family, location)
+    assert parse_address("udp://[::1]:53", "AF_INET6", "udp") == Endpoint(INET6, ("::1", 53))
+
+
+def test_urls_that_are_refused_for_connections_are_refused_for_datagrams_too() -> None:
+    for address in REFUSED:
+        if address != "udp://localhost:80":
+            with pytest.raises(AddressError):
+                parse_address(of_datagrams(address), scheme="udp")
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme", "reason"),
+    [
+        ("tcp://localhost:80", "udp", "has the scheme 'tcp'; udp:// and unix:// are understood here"),
+        ("udp://localhost:80", "tcp", "has the scheme 'udp'; tcp:// and unix:// are understood here"),
+        ("udp://localhost", "udp", "give udp://host:port"),
+        ("udp://[localhost]:80", "udp", r"as in udp://\[::1\]:80"),
+        ("", "udp", "'udp://host:port'"),
+    ],
+)
+def test_scheme_that_is_not_wanted_is_refused_with_the_one_that_is(url: str, scheme: str, reason: str) -> None:
+    with pytest.raises(AddressError, match=reason):
+        parse_address(url, scheme=scheme)
+
+
+@pytest.mark.xfail(strict=True, reason="the socket module raises OverflowError for it, in the middle of a send")
+@pytest.mark.parametrize("numbers", [(1 << 20, 0), (0, 1 << 32)])
+def test_flow_or_scope_that_no_socket_takes_is_refused(numbers: tuple[int, int]) -> None:
+    with pytest.raises(AddressError):
+        parse_address(("::1", 80, *numbers))
+
+
 def test_url_with_a_blank_in_front_is_refused_or_means_what_it_says() -> None:
     try:
         endpoint = parse_address(" unix:///run/socket")

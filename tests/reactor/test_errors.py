@@ -19,6 +19,7 @@ from reactor.errors import (
     ClosedHere,
     ConnectError,
     ConnectionLost,
+    DatagramError,
     DeadlineError,
     LimitError,
     LocalError,
@@ -33,14 +34,11 @@ CLASSES = [found for found in vars(errors).values() if inspect.isclass(found) an
 EXAMPLES: list[ReactorError] = [
     ConnectError("no way", ("a: refused", "b: timed out")),
     ConnectionLost.by(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")),
+    DatagramError("a datagram is lost: Connection refused", errno.ECONNREFUSED, ("127.0.0.1", 9)),
     DeadlineError("too slow", "idle_timeout"),
     LimitError("too much", "maximum_output"),
-    *(
-        found("what happened")
-        for found in CLASSES
-        if found not in (ConnectError, ConnectionLost, DeadlineError, LimitError)
-    ),
 ]
+EXAMPLES += [found("what happened") for found in CLASSES if found not in map(type, EXAMPLES)]
 
 
 def tree_of(root: type, depth: int = 0) -> list[tuple[int, str]]:
@@ -104,6 +102,8 @@ def test_errors_carry_what_a_program_can_act_on() -> None:
     assert str(by_type[ConnectError]) == "no way; a: refused; b: timed out"
     assert vars(by_type[ConnectionLost]) == {"errno": errno.ECONNRESET}
     assert str(by_type[ConnectionLost]) == "connection lost: Connection reset by peer"
+    assert vars(by_type[DatagramError]) == {"errno": errno.ECONNREFUSED, "address": ("127.0.0.1", 9)}
+    assert str(by_type[DatagramError]) == "a datagram is lost: Connection refused"
     assert vars(by_type[DeadlineError]) == {"limit": "idle_timeout"}
     assert vars(by_type[LimitError]) == {"limit": "maximum_output"}
     assert ConnectError("no way").causes == ()

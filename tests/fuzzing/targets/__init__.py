@@ -12,7 +12,7 @@ import resource
 from collections.abc import Callable
 
 from tests.fuzzing.models import CHALLENGE, DIGEST_SIZES, FAILURE, TAGS, WELCOME
-from tests.fuzzing.targets import codecs, framing, handshakes, queues, texts
+from tests.fuzzing.targets import codecs, framing, handshakes, queues, smtp, splitting, telnet, texts
 
 ADDRESS_SPACE = 2 << 30
 """In bytes, for a process that runs what nobody has seen before."""
@@ -67,6 +67,24 @@ ADDRESSES = (
     b"tcp://", b"unix://", b"[::1]", b"::ffff:1.2.3.4", b"localhost", b":80", b"@", b"?", b"#", b"%", b"\\\\", b"/run/",
     b"xn--", b"\0", b"\t", b"\xe2\x84\x80", b"127.0.0.1", b"fe80::1%eth0",
 )  # fmt: skip
+TERMINATORS = (b"\r\n", b"\r\n.\r\n", b"aab", b"aaaa", b"abab", b"abacaba")
+TELNET = (
+    *(bytes([255, verb, option]) for verb in range(251, 255) for option in (0, 1, 3, 24, 31, 39)),
+    *(bytes([255, code]) for code in (236, 240, 241, 244, 250, 255)),
+    b"\xff\xfa\x18\x01\xff\xf0", b"\xff\xfa\x18\0xterm\xff\xf0", b"\xff\xfa\x1f\0\x50\0\x18\xff\xf0", b"\r\0", b"\r\n",
+)  # fmt: skip
+SMTP = (
+    b"EHLO x\r\n", b"HELO x\r\n", b"MAIL FROM:<a@b>", b"MAIL FROM:<>", b"RCPT TO:<a@b>", b"RCPT TO:<Postmaster>",
+    b"DATA\r\n", b"RSET\r\n", b"NOOP\r\n", b"VRFY a\r\n", b"HELP\r\n", b"QUIT\r\n", b"AUTH PLAIN", b"AUTH LOGIN",
+    b" AGEAYg==", b"YQ==\r\n", b"*\r\n", b" SIZE=", b" BODY=8BITMIME", b" SMTPUTF8", b" AUTH=<>", b'"a b"@', b"@r:",
+    b"@[127.0.0.1]", b"@[IPv6:::1]", b"\r\n.\r\n", b"\n.\n", b"\r.\r", b"\n.\r\n", b"\r\n.\n", b"\r\n..\r\n", b"\r\n",
+    b"GET / HTTP/1.1", b"STARTTLS", b"\xc3\xbc", b"\x0e",
+)  # fmt: skip
+REPLIES = (
+    b"220 x\r\n", b"250-x\r\n", b"250 x\r\n", b"250\r\n", b"354 \r\n", b"334 \r\n", b"235 \r\n", b"221 \r\n",
+    b"421 \r\n", b"450 \r\n", b"550 5.1.1 ", b"250-PIPELINING\r\n", b"250-SIZE 10\r\n", b"250-8BITMIME\r\n",
+    b"250-SMTPUTF8\r\n", b"250-AUTH PLAIN\r\n", b"250-AUTH LOGIN\r\n", b"\x0e",
+)  # fmt: skip
 TEXTS = (b"\n", b"\x1b[31m", b"\xe2\x80\xa8", b"\xed\xa0\x80", b"\xff", b"'", b'"', b"\\")
 
 TARGETS = {
@@ -84,6 +102,12 @@ TARGETS = {
         Target(queues.output_queue),
         Target(queues.timers),
         Target(queues.deadlines),
+        Target(splitting.splitter, TERMINATORS),
+        Target(splitting.terminators, TERMINATORS),
+        Target(telnet.telnet, TELNET),
+        Target(telnet.telnet_link, TELNET),
+        Target(smtp.smtp_server, SMTP),
+        Target(smtp.smtp_client, REPLIES),
     )
 }
 """The targets by their names."""

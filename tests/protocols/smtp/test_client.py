@@ -355,5 +355,6 @@ def test_mail_that_is_tried_again_arrives_whatever_happens() -> None:
 
 
 def test_mail_arrives_whichever_call_fails() -> None:
-    report = torture(mail_with_all_faults)
-    assert report.injected > 50
+    late = {"handler", "segment", "select"}  # which do not fail: they are among all that happens, above
+    report = torture(mail_with_all_faults, only=lambda name: name not in late)
+    assert report.injected > 300

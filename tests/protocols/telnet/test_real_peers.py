@@ -21,9 +21,18 @@ from protocols.telnet import Command, Option, Side, Telnet, TelnetClient
 from tests.conftest import Accepting, run_until
 
 
-def needs(program: str) -> pytest.MarkDecorator:
-    """Skip a test where `program` is not installed."""
-    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed here")
+def version_of(program: str) -> str:
+    """Return what a program that may be installed says that it is."""
+    if shutil.which(program) is None:
+        return ""
+    done = subprocess.run(
+        [program, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False
+    )
+    return done.stdout.partition("\n")[0]
+
+
+needs_telnet = pytest.mark.skipif("inetutils" not in version_of("telnet"), reason="no telnet of GNU inetutils is here")
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed here")
 
 
 class Host(Telnet):
@@ -150,7 +159,7 @@ def terminal(loop: reactor.Reactor) -> Iterator[Callable[..., Terminal]]:
         each.close()
 
 
-@needs("telnet")
+@needs_telnet
 def test_telnet_tells_of_its_terminal_and_carries_lines_both_ways(host: Any, terminal: Any) -> None:
     program = terminal("telnet", "127.0.0.1", str(host.port))
     program.wait_for(b"welcome\r\n")
@@ -166,7 +175,7 @@ def test_telnet_tells_of_its_terminal_and_carries_lines_both_ways(host: Any, ter
     assert program.process.wait(20) is not None
 
 
-@needs("telnet")
+@needs_telnet
 def test_telnet_sends_commands_and_none_of_them_harms_the_data_behind_it(host: Any, terminal: Any) -> None:
     program = terminal("telnet", "127.0.0.1", str(host.port))
     program.wait_for(b"welcome\r\n")
@@ -190,7 +199,7 @@ def test_telnet_sends_commands_and_none_of_them_harms_the_data_behind_it(host: A
     assert channel.lines == [f"after {number}" for number in range(1, len(names) + 1)]
 
 
-@needs("telnet")
+@needs_telnet
 def test_telnet_sends_each_key_at_once_when_it_is_asked_to_and_binary_too(host: Any, terminal: Any) -> None:
     program = terminal("telnet", "127.0.0.1", str(host.port))
     program.wait_for(b"welcome\r\n")
@@ -209,7 +218,7 @@ def test_telnet_sends_each_key_at_once_when_it_is_asked_to_and_binary_too(host: 
     assert channel.lines == ["keys", "\x03\x7f\x1a", "binary", "\ufffd\ufffd"]
 
 
-@needs("telnet")
+@needs_telnet
 def test_telnet_hides_a_password_while_the_server_says_that_it_echoes(host: Any, terminal: Any) -> None:
     program = terminal("telnet", "127.0.0.1", str(host.port))
     program.wait_for(b"welcome\r\n")
@@ -232,7 +241,7 @@ def test_telnet_hides_a_password_while_the_server_says_that_it_echoes(host: Any,
     assert program.shown.count(b"seen") == 2
 
 
-@needs("telnet")
+@needs_telnet
 def test_telnet_that_negotiates_first_is_refused_what_is_not_known_and_nothing_of_its_environment_comes(
     host: Any, terminal: Any
 ) -> None:
@@ -253,7 +262,7 @@ def test_telnet_that_negotiates_first_is_refused_what_is_not_known_and_nothing_o
     assert channel.lines == ["hello"]
 
 
-@needs("curl")
+@needs_curl
 def test_curl_carries_a_file_both_ways_unharmed(host: Any, loop: reactor.Reactor, tmp_path: Path) -> None:
     text = "".join(f"line {number}: caf\u00e9 \u00ff\n" for number in range(2000))
     source, target = tmp_path / "source", tmp_path / "target"
@@ -269,7 +278,7 @@ def test_curl_carries_a_file_both_ways_unharmed(host: Any, loop: reactor.Reactor
     assert target.read_bytes().decode() == answers.replace("\n", "\r\n")
 
 
-@needs("curl")
+@needs_curl
 def test_curl_cannot_bring_its_environment_in(host: Any, loop: reactor.Reactor) -> None:
     program = subprocess.Popen(
         [

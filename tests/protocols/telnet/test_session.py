@@ -620,7 +620,7 @@ def test_peer_that_negotiates_for_ever_costs_no_memory(make: Callable[[], Sessio
 
     def negotiate() -> Session:
         session = make()
-        for _ in range(30):
+        for _ in range(10):
             session.feed(everything)
             session.data_to_send()
         return session

@@ -667,6 +667,28 @@ def test_datagrams_are_lost_doubled_and_overtaken(label: str, received: list[byt
     assert with_fault(label, three_datagrams, MOST) == received
 
 
+@pytest.mark.parametrize("label", faults_of(catalogue.ICMP))
+@pytest.mark.parametrize("call", ["send", "recv"])
+def test_icmp_message_comes_back_in_place_of_a_datagram_and_is_told_once(label: str, call: str) -> None:
+    def scenario(world: World) -> Any:
+        one, other = datagram_pair(world)
+        one.send(b"lost")
+        told = attempt(one.send, b"not sent") if call == "send" else attempt(one.recv, 100)
+        one.send(b"sent")
+        return told, attempt(other.recv, 100), attempt(other.recv, 100)
+
+    assert with_fault(label, scenario) == (label.split()[1], b"sent", "EAGAIN")
+
+
+@pytest.mark.parametrize("label", faults_of(catalogue.CONNECT, breaks=True))
+def test_datagram_socket_has_no_way_to_its_peer(label: str) -> None:
+    def scenario(world: World) -> Any:
+        sock = make_socket(world.host("client"), socket.SOCK_DGRAM)
+        return attempt(sock.connect, address_of(world)), attempt(sock.getpeername), attempt(sock.send, b"to nobody")
+
+    assert with_fault(label, scenario) == (label.split()[1], "ENOTCONN", "EDESTADDRREQ")
+
+
 # The world
 
 

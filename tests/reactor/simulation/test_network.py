@@ -288,6 +288,35 @@ def test_datagrams_that_nobody_receives_are_lost_when_there_is_no_more_room() ->
     world.finish()
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+@pytest.mark.parametrize("is_real", [True, False])
+def test_datagram_socket_for_both_families_maps_addresses_of_ipv4(is_real: bool) -> None:
+    world, (host,) = world_with("host")
+    make = socket.socket if is_real else host.reactor.socket_factory
+    both: Any = make(socket.AF_INET6, socket.SOCK_DGRAM)
+    one: Any = make(socket.AF_INET, socket.SOCK_DGRAM)
+    six: Any = make(socket.AF_INET6, socket.SOCK_DGRAM)
+    both.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    for sock, wildcard in ((both, "::"), (one, "0.0.0.0"), (six, "::")):
+        sock.bind((wildcard, 0))
+        sock.settimeout(10 if is_real else 0)
+    port, ports = both.getsockname()[1], [sock.getsockname()[1] for sock in (one, six)]
+    one.sendto(b"from IPv4", (LOOPBACK, port))
+    six.sendto(b"from IPv6", ("::1", port))
+    assert both.recvfrom(100) == (b"from IPv4", ("::ffff:" + LOOPBACK, ports[0], 0, 0))
+    assert both.recvfrom(100) == (b"from IPv6", ("::1", ports[1], 0, 0))
+    both.sendto(b"to IPv4", ("::ffff:" + LOOPBACK, ports[0]))
+    assert one.recvfrom(100) == (b"to IPv4", (LOOPBACK, port))
+    one.close()
+    both.connect(("::ffff:" + LOOPBACK, ports[0]))
+    both.send(b"to nobody")
+    with pytest.raises(ConnectionRefusedError):
+        both.recv(1)
+    six.close()
+    both.close()
+    world.finish()
+
+
 def test_datagram_for_another_address_than_the_one_that_is_bound_is_refused() -> None:
     world, (one, other) = world_with("one", "other")
     inside: Any = other.reactor.socket_factory(socket.AF_INET, socket.SOCK_DGRAM)

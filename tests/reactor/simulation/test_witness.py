@@ -8,6 +8,7 @@ import gc
 import heapq
 import io
 import os
+import socket
 import tempfile
 import weakref
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from reactor.producers import OutputQueue
 from reactor.sending import Open
 from reactor.simulation import HARMLESS, Violation, World, simulate
 from reactor.simulation.running import run_once
+from reactor.simulation.sockets import SimulatedSocket
 from reactor.simulation.witness import noted
 from reactor.states import Closed, Preparing
 from reactor.timers import TimerQueue
@@ -170,6 +172,84 @@ def test_frames_in_disorder_are_reported(
     failure = run_once(scenario, draws={}).failure
     assert isinstance(failure, Violation)
     assert failure.kind == "what is delivered is not what was sent"
+
+
+class DatagramEcho(reactor.Datagram):
+    def handle_datagram(self, data: bytes, address: Any) -> None:
+        self.send_to(data, address)
+
+
+class DatagramTaker(reactor.Datagram):
+    def __init__(self) -> None:
+        self.received: list[bytes] = []
+
+    def handle_datagram(self, data: bytes, address: Any) -> None:
+        self.received.append(data)
+
+
+class DatagramCaller(DatagramTaker):
+    """Says each word twice, once before it is open."""
+
+    words = (b"one", b"two", b"")
+
+    def handle_open(self) -> None:
+        for word in self.words:
+            self.send_to(bytearray(word))
+        with pytest.raises(TypeError):
+            self.send_to(5)
+
+
+def datagrams(world: World) -> None:
+    DatagramEcho.bind(("", 53), reactor=world.host("server").reactor)
+    caller = DatagramCaller.connect(("server", 53), reactor=world.host("client").reactor)
+    for word in caller.words:
+        caller.send_to(word)
+    world.run(until=lambda: len(caller.received) == 6)
+    caller.close_when_done()
+    world.run()
+
+
+def datagrams_of_a_socket_without_a_channel(world: World) -> None:
+    server = DatagramTaker.bind(("", 53), reactor=world.host("server").reactor)
+    sock: Any = world.host("client").reactor.socket_factory(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.sendto(b"made by hand", (world.host("server").addresses[socket.AF_INET], 53))
+    world.run(until=lambda: server.received)
+    sock.close()
+
+
+@pytest.mark.parametrize("scenario", [datagrams, datagrams_of_a_socket_without_a_channel])
+def test_datagrams_that_are_right_raise_no_alarm(scenario: Callable[[World], Any]) -> None:
+    assert run_once(scenario, draws={}).failure is None
+
+
+@pytest.mark.parametrize(
+    ("change", "is_wrong"),
+    [
+        (lambda data: data[:-1], True),
+        (lambda data: data + b"x", True),
+        (lambda data: b"three", True),
+        (lambda data: b"one", False),
+    ],
+)
+def test_datagram_that_nobody_has_sent_so_is_reported(
+    change: Callable[[bytes], bytes], is_wrong: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = SimulatedSocket.recvfrom
+
+    def recvfrom(self: SimulatedSocket, size: int) -> Any:
+        data, address = right(self, size)
+        return change(data), address
+
+    monkeypatch.setattr(SimulatedSocket, "recvfrom", recvfrom)
+    if is_wrong:
+        assert kind_of(datagrams) == "what is delivered is not what was sent"
+    else:  # it has come twice
+        assert run_once(datagrams, draws={}).failure is None
+
+
+def test_hooks_for_datagrams_stand_in_the_trace() -> None:
+    trace = "\n".join(run_once(datagrams, draws={}, tracing=True).trace)
+    assert "DatagramEcho on [::]:53 (Open).handle_datagram(3 bytes)" in trace
 
 
 # Closing

@@ -1,13 +1,13 @@
 """All defects of the zoo, and the table of known failures that they come from.
 
 The table says how systems of this kind were seen to fail, and where. Rows about what this package does not
-have yet (TLS, datagrams) are not here.
+have yet (TLS) are not here.
 """
 
 from __future__ import annotations
 
 from tests.zoo.catching import Defect
-from tests.zoo.defects import descriptors, traffic, turns
+from tests.zoo.defects import datagrams, descriptors, traffic, turns
 
 ROWS = {
     "event reaches a channel closed, or a descriptor reused, in the same batch": (
@@ -40,9 +40,15 @@ ROWS = {
     "decoding split across packets": "akheron/cpython#2",
     "log injection": "cpython#100001",
     "predictable or abstract socket and pickle": "CVE-2022-42919",
+    "UDP: ICMP error, empty datagram, ENOBUFS": "libuv udp_*",
     "stale Unix socket file": "everybody",
 }
 """The rows of the table, and where each was seen."""
 
-BY_ROW: dict[str, list[Defect]] = {**descriptors.DEFECTS, **traffic.DEFECTS, **turns.DEFECTS}
+BY_ROW: dict[str, list[Defect]] = {
+    **descriptors.DEFECTS,
+    **traffic.DEFECTS,
+    **datagrams.DEFECTS,
+    **turns.DEFECTS,
+}
 DEFECTS = {defect.name: defect for defects in BY_ROW.values() for defect in defects}
