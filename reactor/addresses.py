@@ -21,6 +21,10 @@ Address = tuple[Any, ...] | str | bytes
 FAMILIES = {name: getattr(socket, name) for name in ("AF_INET", "AF_INET6", "AF_UNIX") if hasattr(socket, name)}
 """The families by the names that ``multiprocessing`` has for them, as far as the platform has them."""
 
+LARGEST_FLOW = 0xFFFFF
+"""Of IPv6: 20 bits (RFC 8200, section 3)."""
+LARGEST_SCOPE = 0xFFFFFFFF
+
 HOST_AND_PORT = re.compile(r"(?:\[([^][/?#@ ]+)\]|([^][/?#@: ]*)):([0-9]{1,5})")
 """What stands behind ``tcp://``: every character counts, so nothing is stripped, and no user or query is dropped."""
 
@@ -145,8 +149,9 @@ def numeric(endpoint: Endpoint) -> Endpoint:
 def _parse_inet(address: tuple[Any, ...]) -> Endpoint:
     if len(address) not in (2, 4) or not isinstance(address[0], str | bytes | None):
         raise AddressError(f"{address!r} is no address; give (host, port), both of them: ('localhost', 6000)")
-    if not all(type(number) is int and number >= 0 for number in address[2:]):
-        raise AddressError(f"{address!r} is no address of IPv6; give (host, port, flow, scope), with whole numbers")
+    for number, largest in zip(address[2:], (LARGEST_FLOW, LARGEST_SCOPE), strict=False):
+        if type(number) is not int or not 0 <= number <= largest:
+            raise AddressError(f"{address!r} is no address of IPv6; give (host, port, flow, scope), with whole numbers")
     port = address[1]
     if type(port) is not int or not 0 <= port <= 65535:
         raise AddressError(f"{port!r} is no port; give a whole number from 0 to 65535")

@@ -103,7 +103,6 @@ def test_scheme_that_is_not_wanted_is_refused_with_the_one_that_is(url: str, sch
         parse_address(url, scheme=scheme)
 
 
-@pytest.mark.xfail(strict=True, reason="the socket module raises OverflowError for it, in the middle of a send")
 @pytest.mark.parametrize("numbers", [(1 << 20, 0), (0, 1 << 32)])
 def test_flow_or_scope_that_no_socket_takes_is_refused(numbers: tuple[int, int]) -> None:
     with pytest.raises(AddressError):
