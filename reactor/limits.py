@@ -41,7 +41,8 @@ class Limits:
     """The most bytes in front of a terminator: of a line, where lines are read."""
 
     maximum_datagram: int = 64 * KIB
-    """The largest datagram accepted. None of UDP is larger; Unix datagrams can be."""
+    """The largest datagram accepted. None of UDP is larger; Unix datagrams can be. From 128 KiB on, each receive
+    costs ten times as much."""
 
     high_water: int = 256 * KIB
     """Above so many bytes waiting for a peer that connected to us, reading from it pauses by itself."""

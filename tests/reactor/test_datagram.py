@@ -228,7 +228,9 @@ def test_empty_host_serves_both_families_and_speaks_to_both(
 @dual
 def test_family_keeps_the_other_family_out(loop: reactor.Reactor) -> None:
     assert Echo.bind(("", 0), family="AF_INET", reactor=loop).address[0] == "0.0.0.0"
-    assert Echo.bind(("", 0), family="AF_INET6", broadcast=True, reactor=loop).address[0] == "::"
+    server = Echo.bind(("", 0), family="AF_INET6", broadcast=True, reactor=loop)
+    assert server.address[0] == "::"
+    assert server.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     with pytest.raises(AddressError, match="cannot listen on"):
         Echo.bind(("::1", 0), family="AF_INET", reactor=loop)
 
@@ -273,13 +275,16 @@ def test_port_that_is_taken_is_a_clear_error_unless_both_share_it(loop: reactor.
     assert second.address == third.address
 
 
-def test_empty_host_serves_ipv4_alone_on_a_system_that_has_nothing_else() -> None:
-    def make(family: int, kind: int) -> socket.socket:
-        if family == socket.AF_INET6:
-            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
-        return socket.socket(family, kind)
+def no_ipv6(family: int, kind: int) -> socket.socket:
+    if family == socket.AF_INET6:
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+    return socket.socket(family, kind)
 
-    with reactor.Reactor(socket_factory=make) as loop:
+
+@pytest.mark.parametrize("has_ipv6", [False, True])
+def test_empty_host_serves_ipv4_alone_on_a_system_that_cannot_do_both(has_ipv6: bool) -> None:
+    factory: Any = failing(setsockopt=[errno.ENOPROTOOPT]) if has_ipv6 else no_ipv6
+    with reactor.Reactor(socket_factory=factory) as loop:
         assert Echo.bind(("", 0), reactor=loop).address[0] == "0.0.0.0"
 
 
@@ -873,6 +878,19 @@ def test_channel_that_is_flooded_leaves_turns_to_the_others(
         assert len(flooded.received) == received
         assert other.received == [b"hello"]
     assert flooded.received == [b"%d" % number for number in range(count)]
+
+
+def test_flood_that_does_not_end_is_no_reason_to_leave_the_channel_alone(raw: Callable[..., socket.socket]) -> None:
+    class Flooded(socket.socket):
+        def recvfrom(self, *args: Any) -> Any:
+            return b"and another one", ("127.0.0.1", 9)  # the one that has really come stays where it is
+
+    with reactor.Reactor(socket_factory=Flooded) as loop:
+        server = opened(loop, Recording.bind(LOOPBACK, reactor=loop))
+        raw().sendto(b"the first one", server.address)
+        run_until(loop, lambda: server.received)
+        turns(loop, 2 * TURNS_WITHOUT_PROGRESS)
+        assert len(server.received) == (2 * TURNS_WITHOUT_PROGRESS + 1) * DATAGRAMS_PER_TURN
 
 
 def test_three_frames_stand_on_the_stack_from_loop_to_handle_datagram(
