@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from operator import length_hint
@@ -9,12 +10,14 @@ from typing import Any, ClassVar, Self
 
 from .channel import Origin
 from .connecting import Connectable
-from .errors import ConnectionLost, DecodingError, excerpt
+from .errors import ConnectionLost, DecodingError, RemoteError, excerpt
 from .eventloop import Reactor
 from .limits import FRAMES_PER_TURN, RECEIVE_SIZE, Limits
 from .sending import STATES, Open
 from .splitting import Splitter, Terminator
 from .states import State
+
+log = logging.getLogger("reactor")
 
 NOTHING: Iterator[bytes] = iter(())
 """Says that input is held; the splitter holds it."""
@@ -121,7 +124,12 @@ class Chat(Connectable):
         Raises:
             LocalError: it is none of these.
         """
-        self._splitter.set_terminator(terminator)
+        splitter = self._splitter
+        splitter.set_terminator(terminator)
+        if self._held is None and splitter.has_input:
+            # Not from a hook: what was held back as the beginning of the old terminator may be a piece now.
+            self._held = NOTHING
+            self.reactor.resume_soon(self)
 
     def get_terminator(self) -> Terminator:
         """Return what the input is cut at; of a number, how many bytes are still to come."""
@@ -165,7 +173,16 @@ class LineChannel(Chat):
         return self
 
     def handle_line(self, line: str) -> None:
-        """A line came in, here without its end. By default it is dropped."""
+        """A line came in, here without its end. By default it is dropped, with a line in the log."""
+        log.warning("%s: a line came in, and handle_line is not written", self)
+
+    def handle_unfinished(self, line: str) -> None:
+        """The input has ended within a line. By default it is dropped, with a line in the log.
+
+        What was cut off may mean something else than what was sent; ``handle_unfinished = handle_line`` takes it for
+        a line all the same.
+        """
+        log.warning("%s: the input ended within a line, which was dropped", self)
 
     def send_line(self, line: str) -> None:
         """Queue a line; its end is added.
@@ -182,13 +199,23 @@ class LineChannel(Chat):
         self._parts.append(data)
 
     def found_terminator(self) -> None:
+        self.handle_line(self._take_line())
+
+    def _input_finished(self) -> RemoteError | None:
+        if self._parts:
+            self.reactor.hook_soon(self, self._finish_line)
+        return None
+
+    def _finish_line(self) -> None:
+        self.handle_unfinished(self._take_line())
+
+    def _take_line(self) -> str:
         parts = self._parts
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         if data.endswith(b"\r"):
             data = data[:-1]
         try:
-            line = data.decode(self.encoding)
+            return data.decode(self.encoding)
         except UnicodeDecodeError as error:
             raise DecodingError(f"a line is no {self.encoding}: {error.reason}; it begins {excerpt(data)}") from None
-        self.handle_line(line)

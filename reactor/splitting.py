@@ -6,6 +6,7 @@ the terminator is and wherever the input is cut.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from .errors import LimitError, LocalError
@@ -62,28 +63,22 @@ class Splitter:
         Raises:
             LocalError: it is none of these, or empty bytes.
         """
-        if isinstance(terminator, bytearray | memoryview):
-            terminator = bytes(terminator)
-        if isinstance(terminator, bool) or not isinstance(terminator, bytes | int | None) or terminator == b"":
-            raise LocalError(f"{terminator!r} is no terminator; give bytes, a number of bytes, or None")
-        if isinstance(terminator, int) and terminator < 0:
-            raise LocalError(f"a terminator of {terminator} bytes makes no sense; give 0 or more")
+        if terminator is self.terminator:
+            return  # many programs say it again behind each piece
+        if type(terminator) is not bytes or not terminator:
+            terminator = checked(terminator)
         if isinstance(self.terminator, bytes):
-            # What was cut ahead, or held back as the beginning of the old terminator, is input for the new one.
-            lines = list(self.lines)
-            if lines:
-                self._cuts_ahead = False  # it changes from piece to piece: to cut ahead would be for nothing
-            rest = self.terminator[: self._matched] + self._buffer[self._position :]
-            self._buffer = self.terminator.join([*lines, rest])
-            self._position = self._matched = 0
+            self._take_back(self.terminator)
         self.terminator = terminator
         if isinstance(terminator, bytes):
             self._borders = borders(terminator)
 
     def feed(self, data: bytes) -> None:
-        """Take more input. What was fed before must have been taken out."""
+        """Take more input."""
         if self.failure is not None:
             return
+        if self.has_input:
+            data = self._buffer[self._position :] + data
         terminator = self.terminator
         self._position = 0
         if isinstance(terminator, bytes) and self._cuts_ahead and not self._matched:
@@ -96,6 +91,11 @@ class Splitter:
                 return
         self._cuts_ahead = True
         self._buffer = data
+
+    @property
+    def has_input(self) -> bool:
+        """Whether there is input, beside `lines`, that was not looked at."""
+        return self._position < len(self._buffer)
 
     def clear(self) -> None:
         """Drop what has not been handed out."""
@@ -122,7 +122,7 @@ class Splitter:
         """Return the next piece, or None where more input is needed."""
         for line in self.lines:
             return line, True
-        if self._position >= len(self._buffer) or self.failure is not None:
+        if not self.has_input or self.failure is not None:
             self._buffer, self._position = b"", 0  # an idle channel holds nothing
             return None
         terminator = self.terminator
@@ -134,6 +134,17 @@ class Splitter:
         self._position = len(self._buffer)
         self._since = 0
         return data, False
+
+    def _take_back(self, terminator: bytes) -> None:
+        """Make what was cut ahead, or held back as the beginning of `terminator`, input again."""
+        lines = list(self.lines)
+        if lines:
+            self._cuts_ahead = False  # it changes from piece to piece: to cut ahead would be for nothing
+        elif not self._matched:
+            return  # and the buffer is not copied: it may be long, and the terminator change again behind each piece
+        rest = terminator[: self._matched] + self._buffer[self._position :]
+        self._buffer = terminator.join([*lines, rest])
+        self._position = self._matched = 0
 
     def _count(self, wanted: int) -> Piece:
         data = self._buffer[self._position : self._position + wanted]
@@ -203,6 +214,22 @@ class Splitter:
         return False
 
 
+def checked(terminator: object) -> Terminator:
+    """Return `terminator`, if it is one; bytes-like objects as bytes.
+
+    Raises:
+        LocalError: it is none.
+    """
+    if isinstance(terminator, bytearray | memoryview):
+        terminator = bytes(terminator)
+    if isinstance(terminator, bool) or not isinstance(terminator, bytes | int | None) or terminator == b"":
+        raise LocalError(f"{terminator!r} is no terminator; give bytes, a number of bytes, or None")
+    if isinstance(terminator, int) and terminator < 0:
+        raise LocalError(f"a terminator of {terminator} bytes makes no sense; give 0 or more")
+    return terminator
+
+
+@functools.lru_cache(maxsize=100)
 def borders(terminator: bytes) -> list[int]:
     """Return for each beginning of `terminator` how much of its end is a beginning again (Knuth, Morris, Pratt)."""
     table = [0] * len(terminator)

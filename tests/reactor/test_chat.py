@@ -248,3 +248,41 @@ def test_chat_dies_without_the_collector(loop: reactor.Reactor) -> None:
         assert chat() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("after", "lines", "collected"),
+    [(b"\r", [b"abc", b"def"], b"ghi"), (None, [], b"abc\rdef\rghi"), (1, [b"abc\r"], b"")],
+)
+def test_terminator_set_from_outside_of_a_hook_finds_what_was_held_back(
+    loop: reactor.Reactor, after: Any, lines: list[bytes], collected: bytes
+) -> None:
+    accepted = Accepting(RecordingChat)
+    listener = reactor.Listener(("127.0.0.1", 0), accepted, reactor=loop)
+    with listener, raw_client(listener.address) as client:
+        client.sendall(b"abc\r")
+        run_until(loop, lambda: accepted.channels and accepted.channels[0].collected == b"abc")
+        chat = accepted.channels[0]
+        chat.set_terminator(after)
+        client.sendall(b"def\rghi" if after != 1 else b"")
+        run_until(loop, lambda: (chat.lines, chat.collected) == (lines, collected))
+
+
+def test_line_that_the_input_ends_in_is_told_apart(loop: reactor.Reactor, caplog: pytest.LogCaptureFixture) -> None:
+    class Unfinished(RecordingLines):
+        def handle_unfinished(self, line: str) -> None:
+            self.lines.append(f"{line}...")
+
+    assert served(loop, Unfinished, b"one\ntwo\r").lines == ["one", "two..."]
+    assert served(loop, RecordingLines, b"one\ntwo").lines == ["one"]
+    assert "the input ended within a line, which was dropped" in caplog.text
+    with_all = type("WithAll", (RecordingLines,), {"handle_unfinished": RecordingLines.handle_line})
+    assert served(loop, with_all, b"one\ntwo").lines == ["one", "two"]
+
+
+def test_line_that_nobody_handles_is_told_in_the_log(loop: reactor.Reactor, caplog: pytest.LogCaptureFixture) -> None:
+    class Careless(Recorder, reactor.LineChannel):
+        pass
+
+    served(loop, Careless, b"one\n")
+    assert "a line came in, and handle_line is not written" in caplog.text

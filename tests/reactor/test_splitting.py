@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor.errors import LocalError
-from reactor.splitting import Splitter, borders
+from reactor.splitting import Splitter, Terminator, borders
 from tests.properties import every_way, steady
 
 few_letters = st.binary(max_size=40).map(lambda data: bytes(byte % 2 + 97 for byte in data))
@@ -160,3 +160,27 @@ def test_no_cut_makes_a_terminator_that_almost_matches_be_looked_at_again_and_ag
 def test_borders_are_those_of_the_textbook() -> None:
     assert borders(b"abacaba") == [0, 0, 1, 0, 1, 2, 3]
     assert borders(b"aaaa") == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("changes", [[b"\n", b";"], [b"\n", 3], [b"\n", None], [3, b"\n", 0]])
+def test_terminator_that_changes_behind_each_piece_copies_nothing(changes: list[Terminator]) -> None:
+    splitter = Splitter(changes[0])
+    splitter.feed(b"one\ntwo;" * 1000)
+    splitter.next_piece()
+    splitter.set_terminator(changes[1])
+    buffer = splitter._buffer
+    while splitter.next_piece() is not None:
+        for terminator in changes:
+            splitter.set_terminator(terminator)
+            assert splitter._buffer is buffer or not splitter.has_input
+
+
+def test_input_that_was_held_back_is_there_when_more_comes() -> None:
+    splitter = Splitter(b"\r\n")
+    splitter.feed(b"abc\r")
+    assert splitter.next_piece() == (b"abc", False)
+    assert splitter.next_piece() is None
+    splitter.set_terminator(b"\r")
+    assert splitter.has_input
+    splitter.feed(b"def\rghi")
+    assert [splitter.next_piece() for _ in range(4)] == [(b"", True), (b"def", True), (b"ghi", False), None]
