@@ -195,7 +195,8 @@ def more_datagrams_are_sent_than_may_wait(world: World) -> None:
     serve(world)
     told, open_questions = ask(world, Hasty, limits=limits)
     world.run(until=lambda: not open_questions, timeout=HOURS)
-    assert [type(error) for error in told] == [LimitError] or is_broken(world)
+    # Once for each time that there is no room; and while calls fail, that may be more than one.
+    assert {type(error) for error in told} == {LimitError} or is_broken(world)
 
 
 def mailbox_pauses(world: World) -> None:
