@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import secrets
 import signal
@@ -53,9 +54,35 @@ def port_number(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """Return the number that `text` means, for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; give a whole number, 0 or more")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Return the time that `text` means, for argparse."""
+    try:
+        time = float(text)
+    except ValueError:
+        time = math.nan
+    if not 0 < time < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; give a number of seconds above 0")
+    return time
+
+
 def user_path(text: str) -> Path:
     """Return the path that `text` means, for argparse."""
     return Path(os.path.expanduser(text))
+
+
+def file_path(text: str) -> Path:
+    """Return the path of a file that `text` means, for argparse. It need not be there yet."""
+    path = user_path(text)
+    if path.exists() and not path.is_file():
+        raise argparse.ArgumentTypeError(f"{path} is no file")
+    return path
 
 
 def read_key(path: Path) -> bytes:

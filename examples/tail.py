@@ -19,7 +19,7 @@ from pathlib import Path
 
 import reactor
 
-from ._command_line import GRACE, Mistake, errors_on_one_line, printable, user_path
+from ._command_line import GRACE, Mistake, count, errors_on_one_line, printable, user_path
 
 INTERVAL = 0.1
 """Seconds between two looks at the file: one on a disk is always ready, so nothing can wait for it."""
@@ -142,9 +142,11 @@ def main() -> None:
     )
     parser.add_argument("path", type=user_path, metavar="FILE")
     parser.add_argument(
-        "--lines", type=int, default=10, metavar="N", help="begin with the last N (default: %(default)s)"
+        "--lines", type=count, default=10, metavar="N", help="begin with the last N (default: %(default)s)"
     )
     arguments = parser.parse_args(words)
+    if command is not None and not any(command[:1]):
+        parser.error("give a PROGRAM behind --")
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     voice, program = Voice(arguments.path.name), None
     with errors_on_one_line(arguments):

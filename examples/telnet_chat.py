@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import functools
 import textwrap
+import unicodedata
 
 import reactor
 from protocols.telnet import Command, Telnet
 
 from ._command_line import errors_on_one_line, make_parser, printable, serve
 
+QUESTION = "What is your name? "
 LONGEST_NAME = 20
 NARROWEST = 20
 """Columns. A window that says it has fewer is written to as if it had these."""
@@ -24,6 +26,7 @@ LIMITS = reactor.Limits(maximum_line=2000, maximum_output=1024 * 1024, idle_time
 """A guest who does not read is shown the door when so much waits for him; the others notice nothing."""
 
 Room = dict[str, "Guest"]
+"""Who is here, by what `likeness` makes of their names."""
 
 
 class Guest(Telnet):
@@ -36,7 +39,7 @@ class Guest(Telnet):
 
     def handle_open(self) -> None:
         self.request_window_size()
-        self.send_text("What is your name? ")
+        self.send_text(QUESTION)
 
     def handle_window_size(self, width: int, height: int) -> None:
         if width:
@@ -50,7 +53,7 @@ class Guest(Telnet):
             case _ if not self.nickname:
                 self.enter(text)
             case "/who":
-                self.show("* here: " + ", ".join(self.room))
+                self.show("* here: " + self.names())
             case _ if text.startswith("/"):
                 self.show("* there are the commands /who and /quit")
             case _ if text:
@@ -62,21 +65,30 @@ class Guest(Telnet):
         else:
             super().handle_command(command)
 
+    def handle_error(self, error: Exception) -> None:
+        if isinstance(error, reactor.LimitError) and error.limit == "maximum_line":
+            self.show(f"* bye: a line may be {self.limits.maximum_line} bytes long, and yours is longer")
+        super().handle_error(error)
+
     def handle_close(self, reason: reactor.ReactorError) -> None:
         if self.nickname:
-            del self.room[self.nickname]
+            del self.room[likeness(self.nickname)]
             self.tell_the_others(f"* {self.nickname} has left")
 
     def enter(self, name: str) -> None:
-        if not 0 < len(name) <= LONGEST_NAME or name.startswith("/"):
-            self.send_text(f"A name has 1 to {LONGEST_NAME} characters, and no slash in front. What is your name? ")
-        elif name in self.room:
-            self.send_text(f"Somebody called {name} is here already. What is your name? ")
+        key = likeness(name)
+        if not 0 < len(name) <= LONGEST_NAME or key.startswith(("/", "*")) or ":" in key:
+            self.send_text(f"A name has 1 to {LONGEST_NAME} characters, no colon, and no / or * in front. {QUESTION}")
+        elif key in self.room:
+            self.send_text(f"Somebody called {self.room[key].nickname} is here already. {QUESTION}")
         else:
             self.nickname = name
-            self.room[name] = self
-            self.show("* welcome; here: " + ", ".join(self.room))
+            self.room[key] = self
+            self.show("* welcome; here: " + self.names())
             self.tell_the_others(f"* {name} has come in")
+
+    def names(self) -> str:
+        return ", ".join(guest.nickname for guest in self.room.values())
 
     def leave(self) -> None:
         self.show("* bye")
@@ -89,6 +101,11 @@ class Guest(Telnet):
 
     def show(self, text: str) -> None:
         self.send_text(textwrap.fill(text, self.width) + "\n")
+
+
+def likeness(name: str) -> str:
+    """Return what `name` has in common with others that a reader takes for the same: AMY with amy, for one."""
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 def main() -> None:

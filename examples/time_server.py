@@ -10,11 +10,12 @@ what is as long as an answer gets none, or two such servers, once set upon one a
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 
 import reactor
 
-from ._command_line import Mistake, errors_on_one_line, make_parser, printable, serve
+from ._command_line import Mistake, errors_on_one_line, make_parser, printable, seconds, serve
 
 FROM_1900_TO_1970 = 2_208_988_800
 SHORTEST_ANSWER = 4
@@ -59,7 +60,10 @@ class Asker(reactor.Datagram):
         self.close()
 
     def handle_error(self, error: Exception) -> None:
-        self.complaint = f": {error}"  # nobody listens there, perhaps; the next question may find somebody
+        """Nobody listens there, perhaps; the next question may find somebody."""
+        # Without who and where: whoever has typed the address knows that.
+        causes = getattr(error, "causes", None) or [str(error).rpartition(": ")[2]]
+        self.complaint = ": " + "; ".join(causes).removeprefix(f"{reactor.format_address(self.peer)}: ")
 
     def handle_close(self, reason: reactor.ReactorError) -> None:
         self.reactor.stop()
@@ -67,7 +71,11 @@ class Asker(reactor.Datagram):
 
 def ask(place: str, timeout: float) -> str:
     """Return what the server at `place` says within so many seconds."""
-    asker = Asker.connect(place if "/" in place else f"udp://{place}")
+    is_path = "/" in place or (":" not in place and os.path.exists(place))
+    try:
+        asker = Asker.connect(place if is_path else f"udp://{place}")
+    except reactor.AddressError:
+        raise Mistake(f"{place!r} is no address; give HOST:PORT, or the path of a socket") from None
     reactor.call_later(timeout, asker.close)
     reactor.loop()
     answer = asker.answer[:100]
@@ -84,7 +92,7 @@ def main() -> None:
     parser.add_argument("--path", help="listen on a Unix socket at this path instead")
     parser.add_argument("--text", action="store_true", help="answer with a line, and not with a number")
     parser.add_argument("--ask", metavar="ADDRESS", help="ask the server at HOST:PORT, or at the path of its socket")
-    parser.add_argument("--timeout", type=float, default=5.0, help="seconds for an answer to come (default: 5)")
+    parser.add_argument("--timeout", type=seconds, default=5.0, help="seconds for an answer to come (default: 5)")
     arguments = parser.parse_args()
     with errors_on_one_line(arguments):
         if arguments.ask is None:

@@ -220,9 +220,10 @@ class Datagram(Channel):
             group: its address, a number of IPv4 or IPv6.
             interface: the name of the network interface, ``"eth0"`` for example; the system chooses by default.
         Raises:
-            AddressError: the group is no such number.
+            AddressError: this is no group, or none for a socket of this family.
+            LocalError: there is no such interface.
             StateError: the channel has no socket yet, or is closed.
-            OSError: the operating system refused: it is no group, or there is no such interface.
+            OSError: the operating system refused; the group is joined already, for one.
         """
         join_group(self._usable_socket, group, interface)
 
@@ -238,7 +239,9 @@ class Datagram(Channel):
             hops: how many routers pass them on, at the most, and one; 1 stays in the local network.
             loopback: whether programs of this machine that have joined receive them too.
         Raises:
-            OSError: the operating system refused: there is no such interface.
+            LocalError: there is no such interface; or `hops` is no number from 0 to 255; or it is a Unix socket.
+            StateError: the channel has no socket yet, or is closed.
+            OSError: the operating system refused.
         """
         set_multicast(self._usable_socket, interface, hops, loopback)
 

@@ -68,9 +68,8 @@ class Dispatcher(Channel):
         self, descriptor: Any, *, readable: bool = True, writable: bool = False, reactor: Reactor | None = None
     ) -> None:
         loop = reactor or get_reactor()
-        file = Descriptor(descriptor) if isinstance(descriptor, int) else descriptor
-        self._attach(loop, Description(f"descriptor {number_of(file)}"), DEFAULT_LIMITS)
-        self.socket = file
+        self._attach(loop, Description(f"descriptor {number_of(descriptor)}"), DEFAULT_LIMITS)
+        self.socket = Descriptor(descriptor) if isinstance(descriptor, int) else descriptor
         become(self, "open")
         try:
             self.watch(readable=readable, writable=writable)
@@ -142,16 +141,17 @@ class Dispatcher(Channel):
         super()._finish()
 
 
-def number_of(file: Any) -> int:
-    """Return the number of the descriptor of `file`.
+def number_of(descriptor: Any) -> int:
+    """Return the number of `descriptor`, which is one, or an object that has one.
 
     Raises:
-        LocalError: it has none.
+        LocalError: it is none, and has none.
     """
     try:
-        number = file.fileno()
+        number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
     except (AttributeError, ValueError):
         number = None
-    if not isinstance(number, int) or number < 0:
-        raise LocalError(f"{file!r} has no descriptor that a dispatcher could wait for")
+    # True is a number of Python, but the descriptor 1, which is the standard output, nobody means by it.
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise LocalError(f"{descriptor!r} is no descriptor that a dispatcher could wait for, and has none")
     return number

@@ -7,10 +7,11 @@ import socket
 import struct
 from typing import Any
 
-from .addresses import numeric, parse_address
-from .errors import AddressError
+from .addresses import family_name, numeric, parse_address
+from .errors import AddressError, LocalError
 
 ANYWHERE = bytes(4)
+MOST_HOPS = 255
 
 
 def join_group(sock: Any, group: str, interface: str | None) -> None:
@@ -25,6 +26,10 @@ def leave_group(sock: Any, group: str, interface: str | None) -> None:
 
 def set_multicast(sock: Any, interface: str | None, hops: int, loopback: bool) -> None:
     """Say how datagrams to groups leave `sock`; see `Datagram.set_multicast`."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        raise LocalError(f"there are no groups for a socket of {family_name(sock.family)}")
+    if type(hops) is not int or not 0 <= hops <= MOST_HOPS:
+        raise LocalError(f"{hops!r} is no number of hops; give a whole number from 0 to {MOST_HOPS}")
     index = _index(interface)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
@@ -43,18 +48,37 @@ def _set_multicast_of_ipv4(sock: Any, index: int, hops: int, loopback: bool) -> 
 
 
 def _set_membership(sock: Any, group: str, interface: str | None, for_ipv4: int, for_ipv6: int) -> None:
+    family, number = _parse_group(group)
+    if sock.family not in (family, socket.AF_INET6):  # one of IPv6 may serve both families
+        raise AddressError(
+            f"{group!r} is a group of {family_name(family)}, and this socket is one of {family_name(sock.family)}"
+        )
     index = _index(interface)
-    family = numeric(parse_address((group, 0))).family
     if family == socket.AF_INET:
-        request = struct.pack("=4s4si", socket.inet_pton(family, group), ANYWHERE, index)
-        sock.setsockopt(socket.IPPROTO_IP, for_ipv4, request)
-    elif family == socket.AF_INET6:
-        request = struct.pack("=16sI", socket.inet_pton(family, group), index)
-        sock.setsockopt(socket.IPPROTO_IPV6, for_ipv6, request)
+        sock.setsockopt(socket.IPPROTO_IP, for_ipv4, struct.pack("=4s4si", number, ANYWHERE, index))
     else:
-        raise AddressError(f"{group!r} is no address of a group; give a number, like '239.1.2.3' or 'ff02::1234'")
+        sock.setsockopt(socket.IPPROTO_IPV6, for_ipv6, struct.pack("=16sI", number, index))
+
+
+def _parse_group(group: str) -> tuple[int, bytes]:
+    """Return the family of a group, and its number."""
+    endpoint = numeric(parse_address((group, 0)))
+    if endpoint.family != socket.AF_UNSPEC:
+        number = socket.inet_pton(endpoint.family, endpoint.location[0])
+        if 224 <= number[0] <= 239 if endpoint.family == socket.AF_INET else number[0] == 0xFF:
+            return endpoint.family, number
+    raise AddressError(
+        f"{group!r} is no address of a group; give a number from 224.0.0.0 to 239.255.255.255, or one of IPv6 "
+        "that begins with ff, like 'ff02::1234'"
+    )
 
 
 def _index(interface: str | None) -> int:
     """Return the number of a network interface; 0 leaves it to the system."""
-    return 0 if interface is None else socket.if_nametoindex(interface)
+    if interface is None:
+        return 0
+    try:
+        return socket.if_nametoindex(interface)
+    except (OSError, ValueError):  # a ValueError for a NUL in it
+        names = ", ".join(name for _, name in socket.if_nameindex())
+        raise LocalError(f"no network interface is called {interface!r}; there are {names}") from None

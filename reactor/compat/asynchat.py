@@ -33,6 +33,13 @@ class async_chat(asyncore.dispatcher):
     __input: Any = b""
     __taken = 0
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if not isinstance(cls.ac_in_buffer, property):
+            # An attribute of a class, with which programs gave a first value to what __init__ sets anyway: it would
+            # hide the buffer that the input comes into.
+            cls.ac_in_buffer = async_chat.ac_in_buffer  # type: ignore[method-assign]
+
     def __init__(self, sock: Any = None, map: SocketMap | None = None) -> None:
         self.ac_in_buffer = b""
         self.incoming: list[Any] = []

@@ -164,13 +164,18 @@ def test_fifty_people_are_in_one_room(server: Program) -> None:
 
 
 def test_bad_name_is_explained_and_asked_for_again(server: Program) -> None:
-    rule = "A name has 1 to 20 characters, and no slash in front. " + QUESTION
+    rule = "A name has 1 to 20 characters, no colon, and no / or * in front. " + QUESTION
     with guest(server, "anna") as anna, terminal(server) as somebody:
         for name, complaint in [
             ("", rule),
             ("x" * 21, rule),
             ("/who", rule),
+            ("* bert has left", rule),
+            ("anna: hi", rule),
+            ("anna\uff1a hi", rule),
             ("anna", "Somebody called anna is here already. " + QUESTION),
+            ("ANNA", "Somebody called anna is here already. " + QUESTION),
+            ("\uff21nna", "Somebody called anna is here already. " + QUESTION),
             (" anna ", "Somebody called anna is here already. " + QUESTION),
         ]:
             somebody.type(f"{name}\r\n")
@@ -178,6 +183,16 @@ def test_bad_name_is_explained_and_asked_for_again(server: Program) -> None:
         somebody.type("\x1b[2J\r\n")
         assert somebody.sees("* welcome; here: anna, ?[2J\r\n")
         assert anna.sees("* ?[2J has come in\r\n")
+
+
+def test_name_is_shown_as_it_was_typed(server: Program) -> None:
+    with guest(server, "Anna") as anna:
+        with guest(server, "ANDR\u00c9", anna) as andre:
+            andre.type("/who\r\n")
+            assert andre.sees("* here: Anna, ANDR\u00c9\r\n")
+        assert anna.sees("* ANDR\u00c9 has left\r\n")
+        with guest(server, "andre\u0301", anna):  # who has left is out of his way, however he was typed
+            pass
 
 
 def test_control_characters_do_not_reach_the_terminals_of_others(server: Program) -> None:
@@ -246,6 +261,7 @@ def test_client_without_options_is_welcome(server: Program) -> None:
 def test_guest_whose_line_has_no_end_is_shown_the_door_and_nobody_else(server: Program) -> None:
     with guest(server, "anna") as anna, guest(server, "bert", anna) as bert:
         bert.type("x" * 3000)
+        assert bert.sees("* bye: a line may be 2000 bytes long, and yours is longer\r\n")
         assert bert.sees_the_end()
         assert anna.sees("* bert has left\r\n")
         anna.type("/who\r\n")

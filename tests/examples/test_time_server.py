@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import reactor
+from examples import time_server
 from tests.examples.test_examples import Program
 
 Start = Callable[..., Program]
@@ -119,6 +121,14 @@ def test_time_is_told_over_a_unix_socket_and_who_cannot_be_answered_is_no_troubl
     assert not path.exists()
 
 
+def test_socket_beside_is_asked_by_its_name(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start(f"--path={tmp_path}/time")
+    server.read_line()
+    monkeypatch.chdir(tmp_path)
+    with reactor.get_reactor():
+        assert LINE.fullmatch(time_server.ask("time", 20.0).encode())
+
+
 def test_client_prints_the_same_line_for_a_number_and_for_a_line(start: Start) -> None:
     programs = [start("--port=0"), start("--port=0", "--text")]
     clients = [start(f"--ask=localhost:{listening(program).address[1]}") for program in programs]
@@ -159,16 +169,28 @@ def test_client_says_in_one_line_that_nobody_answers(start: Start, tmp_path: Pat
         with peer() as closed:
             free_port = closed.getsockname()[1]
         clients = {
-            start(f"--ask=127.0.0.1:{port}", "--timeout=0.2"): f"nobody answers at 127.0.0.1:{port}",
-            start(f"--ask=127.0.0.1:{free_port}", "--timeout=0.2"): "Connection refused",
-            start(f"--ask={tmp_path}/nothing"): "No such file or directory",
-            start("--ask=nowhere.invalid:1"): "cannot resolve the name: nowhere.invalid:1",
-            start("--ask=localhost"): "'udp://localhost' is no address; give udp://host:port",
+            start(f"--ask=127.0.0.1:{port}", "--timeout=0.2"): f"127.0.0.1:{port}",
+            start(f"--ask=127.0.0.1:{free_port}", "--timeout=0.2"): f"127.0.0.1:{free_port}: Connection refused",
+            start(f"--ask={tmp_path}/nothing"): f"{tmp_path}/nothing: No such file or directory",
         }
         for client, complaint in clients.items():
-            code, output, errors = output_of(client)
-            assert (code, output) == (2, "")
-            assert re.fullmatch(rf"error: .*{re.escape(complaint)}.*\n", errors), errors
+            assert output_of(client) == (2, "", f"error: nobody answers at {complaint}\n")
+        code, output, errors = output_of(start("--ask=nowhere.invalid:1"))
+        assert (code, output) == (2, "")
+        assert re.fullmatch(r"error: nobody answers at nowhere\.invalid:1: [^:;(]+\n", errors), errors
+
+
+def test_client_says_in_one_line_what_is_no_address(start: Start) -> None:
+    for place in ("localhost", "", "localhost:", "::1", "localhost:70000"):
+        complaint = f"error: {place!r} is no address; give HOST:PORT, or the path of a socket\n"
+        assert output_of(start(f"--ask={place}")) == (2, "", complaint)
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf", "soon"])
+def test_timeout_that_makes_no_sense_is_refused(start: Start, timeout: str) -> None:
+    code, _, errors = output_of(start(f"--timeout={timeout}"))
+    assert code == 2
+    assert errors.endswith(f"argument --timeout: {timeout!r} is no time; give a number of seconds above 0\n")
 
 
 def test_server_says_in_one_line_why_it_cannot_listen(start: Start, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import selectors
 import socket
 import stat
@@ -1217,7 +1218,7 @@ def group_is_heard(loop: reactor.Reactor, host: str, group: str, interface: str 
     try:
         member.join_group(group, interface)
         speaker.set_multicast(interface=interface, hops=0)  # it does not leave this machine
-    except OSError:
+    except (OSError, LocalError):
         return False
     if not speaker.send_to(b"to the group", (group, member.address[1])):
         return False
@@ -1260,17 +1261,47 @@ def test_options_for_groups_are_set_for_every_family_that_the_socket_speaks(loop
         assert found == [hops, int(loopback)] * (1 if host else 2)
 
 
-def test_group_that_is_none_is_refused(loop: reactor.Reactor) -> None:
-    server = opened(loop, Recording.bind(LOOPBACK, reactor=loop))
-    with pytest.raises(AddressError, match="'all-hosts.mcast.net' is no address of a group"):
-        server.join_group("all-hosts.mcast.net")
-    with pytest.raises(OSError, match="Invalid argument"):
-        server.join_group("127.0.0.1")
+@pytest.mark.parametrize(
+    "group", ["all-hosts.mcast.net", "", "127.0.0.1", "223.255.255.255", "240.0.0.0", "::1", "fe80::1", "239.1.2.3\0"]
+)
+def test_group_that_is_none_is_refused(loop: reactor.Reactor, group: str) -> None:
+    server = Recording.bind(LOOPBACK, reactor=loop)
     for call in (server.join_group, server.leave_group):
-        with pytest.raises(OSError, match="[Nn]o (interface|such device)"):
-            call("239.255.7.8", "no such interface")
-    with pytest.raises(OSError, match="[Nn]o (interface|such device)"):
-        server.set_multicast(interface="no such interface")
+        with pytest.raises(AddressError, match=f"^{re.escape(repr(group))} is no address of a group; give a number"):
+            call(group)
+
+
+def test_group_of_another_family_than_the_socket_is_refused(loop: reactor.Reactor, tmp_path: Path) -> None:
+    server = Recording.bind(LOOPBACK, reactor=loop)
+    with pytest.raises(AddressError, match="^'ff02::7:8' is a group of AF_INET6, and this socket is one of AF_INET$"):
+        server.join_group("ff02::7:8")
+    local = Recording.bind(str(tmp_path / "sock"), reactor=loop)
+    with pytest.raises(AddressError, match=r"^'239\.255\.7\.8' is a group of AF_INET, .* one of AF_UNIX$"):
+        local.join_group("239.255.7.8")
+    with pytest.raises(LocalError, match="^there are no groups for a socket of AF_UNIX$"):
+        local.set_multicast()
+
+
+@pytest.mark.parametrize("interface", ["no such interface", "", "lo\0"])
+def test_network_interface_that_is_not_there_is_named(loop: reactor.Reactor, interface: str) -> None:
+    server = Recording.bind(LOOPBACK, reactor=loop)
+    complaint = f"^no network interface is called {re.escape(repr(interface))}; there are .*lo"
+    for call in (server.join_group, server.leave_group):
+        with pytest.raises(LocalError, match=complaint):
+            call("239.255.7.8", interface)
+    with pytest.raises(LocalError, match=complaint):
+        server.set_multicast(interface=interface)
+
+
+@pytest.mark.parametrize("hops", [-1, 256, 300, 1.0, True, None])
+@pytest.mark.parametrize("host", ["0.0.0.0", pytest.param("", marks=dual)])
+def test_hops_out_of_range_are_refused_and_change_nothing(loop: reactor.Reactor, host: str, hops: Any) -> None:
+    server = Recording.bind((host, 0), reactor=loop)
+    server.set_multicast(hops=7)
+    with pytest.raises(LocalError, match=f"^{re.escape(repr(hops))} is no number of hops; .* from 0 to 255$"):
+        server.set_multicast(hops=hops, loopback=False)
+    for option, expected in ((socket.IP_MULTICAST_TTL, 7), (socket.IP_MULTICAST_LOOP, 1)):
+        assert server.socket.getsockopt(socket.IPPROTO_IP, option) == expected
 
 
 def test_group_needs_a_socket(loop: reactor.Reactor) -> None:

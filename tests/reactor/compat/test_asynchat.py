@@ -155,6 +155,46 @@ def test_buffer_may_be_replaced_while_it_is_worked_off() -> None:
     assert chat.lines == [b"MORE", b"put in", b"STARTTLS", b"after"]
 
 
+def test_buffer_with_a_first_value_in_a_class_is_a_buffer() -> None:
+    class First:
+        ac_in_buffer = b"what is set here, __init__ replaces"
+
+    class Beside(First, Lines):
+        pass
+
+    class Own(Lines):
+        ac_in_buffer = b""
+
+    class Further(First, Own):
+        pass
+
+    for kind in (Beside, Own, Further):
+        chat = of_wire(kind(map={}), b"one\r\ntwo\r\nth", b"ree\r\n")
+        chat.handle_read()
+        assert chat.ac_in_buffer == b""
+        chat.handle_read()
+        assert chat.lines == [b"one", b"two", b"three"]
+
+
+def test_buffer_may_be_a_property_that_stands_on_ours() -> None:
+    looks: list[bytes] = []
+
+    class Looking(Lines):
+        @property
+        def ac_in_buffer(self) -> Any:
+            looks.append(super().ac_in_buffer)
+            return looks[-1]
+
+        @ac_in_buffer.setter
+        def ac_in_buffer(self, data: Any) -> None:
+            Lines.ac_in_buffer.__set__(self, data)
+
+    chat = of_wire(Looking(map={}), b"one\r\n")
+    chat.handle_read()
+    assert chat.lines == [b"one"]
+    assert looks
+
+
 def test_buffers_may_be_discarded_while_they_are_worked_off() -> None:
     class Discarding(Lines):
         def found_terminator(self) -> None:
