@@ -14,6 +14,7 @@ Anybody who can connect may leave mail. Without --domain it is taken whoever it 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import fcntl
@@ -30,12 +31,13 @@ from typing import IO, Any
 
 import reactor
 from protocols.smtp import Envelope, MailServer, Reply, SessionLimits
+from protocols.smtp.grammar import Malformed, parse_mailbox
 
-from ._command_line import Mistake, errors_on_one_line, make_parser, serve, user_path
+from ._command_line import Mistake, errors_on_one_line, file_path, make_parser, serve, user_path
 
-LIMITS = reactor.Limits(maximum_connections=50)
+LIMITS = reactor.Limits(maximum_connections=50, maximum_connections_per_peer=10, idle_timeout=600.0)
 SESSION_LIMITS = SessionLimits(maximum_message=10 * 1024 * 1024)
-"""Together these bound the memory: each connection may hold one message."""
+"""Together these bound the memory: each connection may hold one message. One host alone cannot take all of them."""
 
 log = logging.getLogger("reactor")
 
@@ -160,18 +162,27 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def domain(text: str) -> str:
+    """Return the domain that `text` means, in small letters, for argparse."""
+    try:
+        parse_mailbox(f"anybody@{text}")
+    except Malformed:
+        raise argparse.ArgumentTypeError(f"{text!r} is no domain; give a name, like example.org") from None
+    return text.lower()
+
+
 def main() -> None:
     parser = make_parser(__doc__, port=8025, has_key=False)
     boxes = parser.add_mutually_exclusive_group()
     boxes.add_argument("--maildir", type=user_path, default="Maildir", metavar="DIRECTORY",
                        help="where the mail goes; made if it is not there (default: %(default)s)")  # fmt: skip
-    boxes.add_argument("--mbox", type=user_path, metavar="FILE", help="put the mail into this file instead")
-    parser.add_argument("--domain", action="append", default=[], metavar="NAME",
+    boxes.add_argument("--mbox", type=file_path, metavar="FILE", help="put the mail into this file instead")
+    parser.add_argument("--domain", type=domain, action="append", default=[], metavar="NAME",
                         help="take mail for this domain only; may be given several times")  # fmt: skip
     arguments: Any = parser.parse_args()
     with errors_on_one_line(arguments):
         box = Maildir(arguments.maildir) if arguments.mbox is None else Mbox(arguments.mbox)
-        sink = functools.partial(MailSink, box.store, frozenset(map(str.lower, arguments.domain)))
+        sink = functools.partial(MailSink, box.store, frozenset(arguments.domain))
         serve(reactor.Listener((arguments.host, arguments.port), sink, limits=LIMITS))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
-from reactor import Limits, LocalError, Reactor, Stream, connect
+from reactor import Limits, Reactor, Stream, connect
 from reactor.addresses import Address
 from reactor.channel import Origin
 
@@ -58,7 +58,7 @@ class MailClient(Stream):
         """Hand a message over when its turn comes; see `ClientSession.deliver`.
 
         Raises:
-            LocalError: the message cannot be sent over SMTP: an address is none, or a line is too long.
+            LocalError: the message cannot be sent over SMTP: an address is none, a line is too long, or there is a NUL.
             StateError: the session is over, or was told to `quit`.
         """
         self._later(self._session.deliver(envelope))
@@ -190,7 +190,7 @@ def deliver(
     try:
         client.deliver(envelope)
         client.quit()
-    except LocalError:
+    except BaseException:  # whatever it is: nobody else could close the connection
         client.close()
         raise
     return client

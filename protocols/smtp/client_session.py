@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 from collections import deque
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 
 from reactor.errors import LocalError, ReactorError, RemoteError, StateError
 
@@ -72,16 +72,17 @@ class Task:
 
     def __init__(self, envelope: Envelope) -> None:
         self.envelope = envelope
+        check_types(envelope)
         self.recipients = tuple(dict.fromkeys(envelope.recipients))
-        if isinstance(envelope.recipients, str) or not self.recipients:
-            raise LocalError("an envelope has a tuple of at least one recipient")
         try:
             addresses = (parse_sender(envelope.sender), *map(parse_recipient, self.recipients))
         except Malformed as error:
             raise LocalError(f"an address of the envelope cannot be used: {error}") from None
         if addresses != (envelope.sender, *self.recipients):
             raise LocalError("an address of the envelope has a route in front of it, which is obsolete")
-        self.content = canonical(envelope.content)
+        self.content = canonical(bytes(envelope.content))
+        if b"\0" in self.content:
+            raise LocalError("the message has a NUL in it, and SMTP allows none; encode it (quoted-printable, base64)")
         longest = max(map(len, self.content.split(CRLF)))
         if longest > LONGEST_TEXT_LINE - len(CRLF):
             raise LocalError(
@@ -132,6 +133,18 @@ class Task:
             {recipient: error for recipient, error in errors.items() if isinstance(error, PermanentFailure)},
             reply,
         )
+
+
+def check_types(envelope: Envelope) -> None:
+    """Raise LocalError where a part of `envelope` is of another type than it says."""
+    recipients, content = envelope.recipients, envelope.content
+    if isinstance(recipients, str) or not isinstance(recipients, Collection) or not recipients:
+        raise LocalError(f"an envelope has a tuple of at least one recipient, and not {recipients!r}")
+    for address in (envelope.sender, *recipients):
+        if not isinstance(address, str):
+            raise LocalError(f"an address of an envelope is text, and not {address!r}; '' is a sender who is nobody")
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise LocalError(f"the content of an envelope is bytes, and no {type(content).__name__}; encode it")
 
 
 LEAVE = None
@@ -195,7 +208,7 @@ class ClientSession:
         A CR or an LF in the content that stands alone is sent as CRLF, and so is the end of a last line without one.
 
         Raises:
-            LocalError: the message cannot be sent over SMTP: an address is none, or a line is too long.
+            LocalError: the message cannot be sent over SMTP: an address is none, a line is too long, or there is a NUL.
             StateError: the session is over, or was told to `quit`.
         """
         self._check_open()

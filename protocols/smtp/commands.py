@@ -158,7 +158,7 @@ def rcpt(session: ServerSession, argument: str) -> None:
     elif not recipient.isascii() and "SMTPUTF8" not in transaction.options:
         session.mistake(wording.NEEDS_UTF8)
     elif len(transaction.recipients) >= session.limits.maximum_recipients:
-        session.say(wording.TOO_MANY_RECIPIENTS)
+        session.refuse(wording.TOO_MANY_RECIPIENTS)
     else:
         session.ask("recipient", Recipient(recipient), recipient)
 

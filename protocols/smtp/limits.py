@@ -37,7 +37,10 @@ class SessionLimits:
     """Commands that are none: more of them come from somebody who does not speak SMTP."""
 
     maximum_refused: int = 100
-    """Senders, recipients and messages that the program refused for good: who goes on is trying names out."""
+    """Senders, recipients and messages that were refused for good: who goes on is trying names out."""
+
+    maximum_deferred: int = 1000
+    """Those that were refused for now, and recipients above `maximum_recipients`: a long list gets as many at once."""
 
     maximum_idle_commands: int = 100
     """Commands that bring no message nearer: HELO, EHLO, RSET, NOOP, VRFY, HELP."""
@@ -53,6 +56,9 @@ class SessionLimits:
 
     message_timeout: float = 3600.0
     """For the whole content of a message, from the go-ahead to its end."""
+
+    silence_timeout: float = 300.0
+    """For the next bytes of a content: as long as for a command."""
 
     answer_timeout: float = 300.0
     """For the answer of this program, where it is given later. A client waits ten minutes (section 4.5.3.2.6)."""

@@ -2,7 +2,7 @@
 
 A line ends with CRLF, and with nothing else. Two ends of a connection that do not agree on what ends a line, or a
 message, let a stranger hide a second message in the first: that is called smuggling. So a bare CR or a bare LF ends
-nothing here, and nothing that has one in it is believed.
+nothing here, and nothing that has one in it is believed. Nor is a NUL, which some leave out: CR NUL LF is a CRLF then.
 """
 
 from __future__ import annotations
@@ -107,15 +107,18 @@ class Input:
 class ContentFault(enum.Enum):
     """What can be wrong with the content of a message; where several things are, the first one here is told."""
 
-    TOO_LARGE = "too large"
+    FAR_TOO_LARGE = "so large that nobody waits for its end"
     BARE = "bare CR or LF"
+    NUL = "NUL"
+    TOO_LARGE = "too large"
     LONG_LINE = "long line"
 
 
 class ContentDecoder:
     """Takes the content of one message off the wire: up to CRLF.CRLF, without the dots that were put in.
 
-    Content that is at fault is read to its end all the same, because only there a reply is understood.
+    Content that is at fault is read to its end all the same, because only there a reply is understood. What is
+    `FAR_TOO_LARGE` is known to be so at once: above twice the maximum.
 
     Arguments:
         maximum: the most bytes that a content may have.
@@ -168,6 +171,8 @@ class ContentDecoder:
         if self._size > self._maximum:
             self._faults.add(ContentFault.TOO_LARGE)
             self._kept = io.BytesIO()
+        if self._size > 2 * self._maximum:
+            self._faults.add(ContentFault.FAR_TOO_LARGE)
         first, *others = data.split(CRLF)
         longest = self._line + len(first)
         if others:
@@ -177,6 +182,8 @@ class ContentDecoder:
             self._faults.add(ContentFault.LONG_LINE)
         if not data.count(b"\r") == data.count(b"\n") == len(others):
             self._faults.add(ContentFault.BARE)
+        if b"\0" in data:
+            self._faults.add(ContentFault.NUL)
         if not self._faults:
             self._kept.write(data)
 

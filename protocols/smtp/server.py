@@ -85,7 +85,7 @@ class MailServer(reactor.Stream):
             hooks what is known so far.
     """
 
-    __slots__ = ("_answer", "_due", "_steps", "_timer", "session")
+    __slots__ = ("_answer", "_due", "_end_of_step", "_steps", "_timer", "session")
 
     hostname: str = ""
     session_limits: SessionLimits = DEFAULT_LIMITS
@@ -249,11 +249,12 @@ class MailServer(reactor.Stream):
     # Timeouts
 
     def _renew_deadline(self) -> None:
-        """Give the session its time for the next step, if there was a step."""
-        if self._steps == self.session.steps:
-            return
-        self._steps = self.session.steps
-        self._due = self.reactor.clock() + self.session.timeout
+        """Give the session its time for the next step, if there was a step, and for the next byte."""
+        now = self.reactor.clock()
+        if self._steps != self.session.steps:
+            self._steps = self.session.steps
+            self._end_of_step = now + self.session.timeout
+        self._due = min(self._end_of_step, now + self.session.silence_timeout)
         # A timer that comes too early looks again; so a step costs no timer.
         if self._timer is None or self._timer.deadline > self._due:
             self._set_timer()

@@ -4,8 +4,9 @@ RFC 5321, with 8BITMIME (RFC 6152), AUTH (4954), ENHANCEDSTATUSCODES (2034), PIP
 SMTPUTF8 (6531).
 
 Where the standard leaves a choice, the safe one was taken. Only CRLF ends a line, and only CRLF.CRLF a message. A
-command with a CR or an LF that stands alone is refused, and a message with one in it is refused as a whole, so that
-nobody behind this server can read it otherwise.
+command with a CR or an LF that stands alone is refused. A message with one in it, or with a NUL, is refused as a whole,
+so that nobody behind this server can read it otherwise; and the session is over, because somebody in front of it may
+have: what comes next, and looks like commands, may be content to him.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from .commands import LONGEST_RESPONSE, obey, respond
 from .envelope import Envelope
 from .grammar import check_hostname
 from .limits import DEFAULT_LIMITS, SessionLimits
-from .lines import ContentDecoder, Input, LineFault
+from .lines import ContentDecoder, ContentFault, Input, LineFault
 from .mechanisms import MECHANISMS, Exchange
 from .questions import Ended, Event, Question
 from .replies import Reply
 from .states import STATES, Asked, follow
+
+LAST_STRAWS = frozenset({ContentFault.FAR_TOO_LARGE, ContentFault.BARE, ContentFault.NUL})
+"""Faults of a content behind which a session does not go on."""
 
 
 class Authentication(enum.Enum):
@@ -157,6 +161,11 @@ class ServerSession:
         seconds: float = getattr(self.limits, self.state.limit)
         return seconds
 
+    @property
+    def silence_timeout(self) -> float:
+        """The seconds that the session may go without another byte: less than `timeout` inside of a content."""
+        return self.limits.silence_timeout if self.state is STATES["Receiving"] else self.timeout
+
     # What the states call
 
     def take_command(self) -> bool:
@@ -189,13 +198,15 @@ class ServerSession:
         if not self._input:
             return False
         rest = self._content.feed(self._input.take_all())
-        if rest is None:
+        fault = self._content.fault
+        if rest is None and fault is not ContentFault.FAR_TOO_LARGE:
             return False
         self.steps += 1
-        self._input.feed(rest)
-        fault = self._content.fault
+        self._input.feed(rest or b"")
         if fault is None:
             self.ask("message", self._envelope())
+        elif fault in LAST_STRAWS:
+            self.finish(wording.CONTENT_REPLIES[fault])
         else:
             self.become("spoil")
             self.refuse(wording.CONTENT_REPLIES[fault])
@@ -277,7 +288,7 @@ class ServerSession:
         """Refuse what was asked, which was no mistake."""
         if reply.code == 421:
             self.finish(reply)
-        elif reply.is_temporary or not self.is_spent("maximum_refused"):
+        elif not self.is_spent("maximum_deferred" if reply.is_temporary else "maximum_refused"):
             self.say(reply)
 
     def is_spent(self, limit: str) -> bool:

@@ -51,14 +51,17 @@ RESPONSE_REPLIES = {
     LineFault.BARE: LINE_REPLIES[LineFault.BARE],
 }
 CONTENT_REPLIES = {
-    ContentFault.TOO_LARGE: TOO_LARGE,
+    ContentFault.FAR_TOO_LARGE: TOO_LARGE,
     ContentFault.BARE: Reply(554, "lines end with CRLF; a CR or an LF alone is not accepted", "5.6.0"),
+    ContentFault.NUL: Reply(554, "a NUL has no place in a message", "5.6.0"),
+    ContentFault.TOO_LARGE: TOO_LARGE,
     ContentFault.LONG_LINE: Reply(554, "a line of the message is too long", "5.6.0"),
 }
 OVER_THE_LIMIT = {
     "maximum_errors": Reply(421, "too many errors", "4.7.0"),
     "maximum_unrecognised": Reply(421, "too many commands that are none", "4.7.0"),
     "maximum_refused": Reply(421, "too much had to be refused", "4.7.0"),
+    "maximum_deferred": Reply(421, "too much had to be put off", "4.7.0"),
     "maximum_idle_commands": Reply(421, "too many commands without a message", "4.7.0"),
     "maximum_authentications": Reply(421, "too many authentication attempts", "4.7.0"),
 }

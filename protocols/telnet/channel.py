@@ -163,7 +163,11 @@ class Telnet(reactor.Stream):
         self.send_text(text + "\n")
 
     def send_command(self, command: Command) -> None:
-        """Queue a command."""
+        """Queue a command.
+
+        Raises:
+            LocalError: it is none.
+        """
         self._session.send_command(command)
         self._send_what_waits()
 

@@ -152,9 +152,9 @@ class Session:
         if role not in SUPPORTED:
             raise LocalError(f"the role of a Telnet session is 'server' or 'client', not {role!r}")
         self._supported = SUPPORTED[role]
-        self._terminal_types = [_checked_terminal_type(name) for name in terminal_types]
+        self._terminal_types = _checked_terminal_types(terminal_types)
         self._types_told = 0
-        self._window_size = None if window_size is None else _checked_window_size(*window_size)
+        self._window_size = None if window_size is None else _checked_window_size(window_size)
         self._decoder = Decoder(maximum_subnegotiation)
         self._negotiator = Negotiator()
         self.lines = None if maximum_line is None else LineSplitter(maximum_line)
@@ -209,8 +209,15 @@ class Session:
         return escape(data, binary=self.is_enabled(Side.LOCAL, Option.BINARY))
 
     def send_command(self, command: Command) -> None:
-        """Send a command, such as `Command.INTERRUPT_PROCESS`."""
-        self._output.append(bytes([IAC, command]))
+        """Send a command, such as `Command.INTERRUPT_PROCESS`.
+
+        Raises:
+            LocalError: it is none.
+        """
+        try:
+            self._output.append(bytes([IAC, Command(command)]))
+        except ValueError:
+            raise LocalError(f"{command!r} is no command of Telnet") from None
 
     def set_window_size(self, width: int, height: int) -> None:
         """Tell the server, if it wants to know, how large the window is from now on.
@@ -220,9 +227,9 @@ class Session:
             height: in lines, up to 65,535.
 
         Raises:
-            LocalError: it is too large, or negative.
+            LocalError: it is too large, or negative, or no whole number.
         """
-        self._window_size = _checked_window_size(width, height)
+        self._window_size = _checked_window_size((width, height))
         if self.is_enabled(Side.LOCAL, Option.WINDOW_SIZE):
             self._tell_window_size()
 
@@ -279,7 +286,7 @@ class Session:
 
     def _want(self, side: Side, option: Option) -> None:
         if not self._supports(side, option):
-            raise LocalError(f"this session has no {option.name} on the {side.value} side")
+            raise LocalError(f"this session has no {getattr(option, 'name', option)} on the {side.value} side")
         self._apply(side, option, Cause.WANTED)
 
     def _take_negotiation(self, negotiation: Negotiation, events: list[Event]) -> None:
@@ -360,13 +367,20 @@ def _is_terminal_type(name: str) -> bool:
     return 0 < len(name) <= LONGEST_TERMINAL_TYPE and name.isascii() and name.isprintable()
 
 
-def _checked_terminal_type(name: str) -> str:
-    if not _is_terminal_type(name):
-        raise LocalError(f"{name!r} is no terminal type; give 1 to {LONGEST_TERMINAL_TYPE} printable ASCII characters")
-    return name
+def _checked_terminal_types(names: Iterable[str]) -> list[str]:
+    if isinstance(names, str):
+        raise LocalError(f"terminal types are several names; give ({names!r},)")
+    found = list(names)
+    for name in found:
+        if not isinstance(name, str) or not _is_terminal_type(name):
+            raise LocalError(
+                f"{name!r} is no terminal type; give 1 to {LONGEST_TERMINAL_TYPE} printable ASCII characters"
+            )
+    return found
 
 
-def _checked_window_size(width: int, height: int) -> tuple[int, int]:
-    if not (0 <= width <= LARGEST_WINDOW and 0 <= height <= LARGEST_WINDOW):
-        raise LocalError(f"a window of {width} by {height} cannot be told; give numbers from 0 to {LARGEST_WINDOW}")
-    return width, height
+def _checked_window_size(size: tuple[int, int]) -> tuple[int, int]:
+    match size:
+        case (int(width), int(height)) if 0 <= width <= LARGEST_WINDOW and 0 <= height <= LARGEST_WINDOW:
+            return width, height
+    raise LocalError(f"a window of {size!r} cannot be told; give numbers from 0 to {LARGEST_WINDOW}")

@@ -129,6 +129,18 @@ def test_message_that_cannot_be_stored_is_not_acknowledged_and_the_next_one_is_t
     assert len(server.errors.splitlines()) == 1
 
 
+def test_one_host_cannot_take_all_connections(start: Start, tmp_path: Path) -> None:
+    server = serve(start, "--maildir", tmp_path / "box")
+    with contextlib.ExitStack() as stack:
+        greetings = []
+        for _ in range(11):
+            client = stack.enter_context(raw_client(server.address))
+            greetings.append(client.recv(100)[:4])
+        assert greetings == [b"220 "] * 10 + [b""]
+    server.send_signal(signal.SIGTERM)
+    assert server.wait() == 0
+
+
 # Killed
 
 
@@ -308,6 +320,20 @@ def test_directory_that_is_not_there_is_named(start: Start, tmp_path: Path) -> N
         program = start("--port=0", f"{option}={tmp_path}/nowhere/box")
         assert program.wait() == 2
         assert program.errors == f"error: {tmp_path}/nowhere/box: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("--domain=", "--domain: '' is no domain; give a name, like example.org"),
+        ("--domain=me@a.org", "--domain: 'me@a.org' is no domain; give a name, like example.org"),
+        ("--mbox=/dev/null", "--mbox: /dev/null is no file"),
+    ],
+)
+def test_option_with_which_no_mail_could_be_taken_is_refused(start: Start, option: str, complaint: str) -> None:
+    program = start("--port=0", option)
+    assert program.wait() == 2
+    assert program.errors.splitlines()[-1] == f"python -m examples.mail_sink: error: argument {complaint}"
 
 
 def test_taken_port_is_named(start: Start, tmp_path: Path) -> None:

@@ -88,6 +88,10 @@ def smtp_server() -> Iterable[bytes]:
         yield SMALL + YES + AT_ONCE + IN_THREE + junk + HELLO + ADDRESSED
     too_much = lines("RCPT TO:<third@x>", "DATA", "x" * 70, ".", "DATA", "y" * 30, ".")
     yield SMALL + YES + AT_ONCE + WHOLE + HELLO + ADDRESSED.replace(b" SIZE=20", b"") + too_much
+    smuggled = lines("DATA", "text\r", ".", "MAIL FROM:<evil@example.org>", "RCPT TO:<a@b>", "DATA", "spam", ".")
+    yield OPEN + YES + AT_ONCE + WHOLE + HELLO + ADDRESSED + smuggled
+    endless = lines("DATA", *["x" * 10] * 20)
+    yield SMALL + YES + AT_ONCE + IN_THREE + HELLO + ADDRESSED.replace(b" SIZE=20", b"") + endless
     beyond_ascii = lines("MAIL FROM:<j\u00fcrgen@example.org> SMTPUTF8", 'RCPT TO:<"a b"@[127.0.0.1]>')
     yield OPEN + YES + AT_ONCE + WHOLE + HELLO + beyond_ascii + CONTENT
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from protocols.smtp import client_session, replies
+from protocols.smtp import client_session, replies, server_session
 from protocols.smtp import errors as smtp_errors
 from protocols.smtp.client_session import ClientSession
 from protocols.smtp.lines import ContentDecoder, Input
@@ -333,6 +333,7 @@ DEFECTS: list[tuple[str, Any, str, Any]] = [
     ("telnet_link", Negotiator, "step", said_at_once),
     ("smtp_server", ContentDecoder, "feed", ended_by_any_line_end),
     ("smtp_server", ContentDecoder, "fault", None),
+    ("smtp_server", server_session, "LAST_STRAWS", frozenset()),
     ("smtp_server", Input, "take_line", line_ended_by_a_line_feed),
     ("smtp_server", ServerSession, "is_spent", lambda self, limit: False),
     ("smtp_server", ServerSession, "settle_recipient", refused_ones_too),

@@ -25,7 +25,8 @@ GRANTS = (
     SessionLimits(),
     SessionLimits(
         maximum_message=60, maximum_recipients=2, maximum_text_line=20, maximum_errors=3, maximum_unrecognised=2,
-        maximum_refused=2, maximum_idle_commands=4, maximum_authentications=1, maximum_waiting_input=100,
+        maximum_refused=2, maximum_deferred=2, maximum_idle_commands=4, maximum_authentications=1,
+        maximum_waiting_input=100,
     ),
 )  # fmt: skip
 VERDICTS = (
@@ -126,7 +127,7 @@ def assert_each_line_is_answered(session: ServerSession, plan: Plan, steps: list
     sent = session.data_to_send()
     assert replies_in(sent) == [220]
     chunk = b""
-    told = spent = 0
+    told = spent = deferred = 0
     for step in steps:
         before = session.state.name
         chunk += step
@@ -144,14 +145,22 @@ def assert_each_line_is_answered(session: ServerSession, plan: Plan, steps: list
         codes = replies_in(said)
         told += len(codes)
         spent += sum(code >= 500 for code in codes)
+        deferred += sum(400 <= code < 500 and code != 421 for code in codes)
         assert spent <= session.limits.maximum_errors + session.limits.maximum_refused
+        assert deferred <= session.limits.maximum_deferred
         is_over = chunk.endswith(CRLF)
         if before == "Receiving":
             is_over = (CRLF + chunk).endswith(END_OF_CONTENT)
-            assert told == is_over
+            size = len((CRLF + chunk).replace(b"\r\n.", CRLF)) - len(CRLF)
             if is_over:
+                assert told == 1
                 assert_content_is_judged(chunk, codes[0], found[new:], session.limits)
-                spent = 0 if codes[0] < 300 else spent
+                spent, deferred = (0, 0) if codes[0] < 300 else (spent, deferred)
+            elif told:
+                assert (codes, found[new:]) == ([552], [Ended()])
+                assert size > 2 * session.limits.maximum_message
+            else:
+                assert size <= 2 * session.limits.maximum_message + len(CRLF + CRLF)
         elif is_over:
             assert told == 1
         elif told:
@@ -182,9 +191,13 @@ def assert_content_is_judged(wire: bytes, code: int, events: list[Event], limits
     content = plain_content(wire)
     envelopes = [event for event in events if isinstance(event, Envelope)]
     lines = content.split(CRLF)
-    if len(content) > limits.maximum_message:
+    if len(content) > 2 * limits.maximum_message:
+        assert (code, events) == (552, [Ended()])
+    elif any({*b"\r\n\0"} & {*line} for line in lines):
+        assert (code, events) == (554, [Ended()])
+    elif len(content) > limits.maximum_message:
         assert (code, envelopes) in ((552, []), (421, []))
-    elif any(b"\r" in line or b"\n" in line or len(line) + 2 > limits.maximum_text_line for line in lines):
+    elif any(len(line) + 2 > limits.maximum_text_line for line in lines):
         assert (code, envelopes) in ((554, []), (421, []))
     else:
         assert [envelope.content for envelope in envelopes] == [content]

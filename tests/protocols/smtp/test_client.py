@@ -155,6 +155,25 @@ def test_message_that_cannot_be_sent_at_all_is_refused_at_once(loop: reactor.Rea
     assert outcomes == []
 
 
+@pytest.mark.parametrize(
+    ("envelope", "words"),
+    [
+        (Envelope("a@b", ("a@b",), "text"), "content"),  # type: ignore[arg-type]
+        (Envelope("a@b", None, b"text"), "recipient"),  # type: ignore[arg-type]
+        (Envelope(None, ("a@b",), b"text"), "is text, and not None"),  # type: ignore[arg-type]
+        (None, "no attribute"),
+    ],
+)
+def test_delivery_of_what_is_no_message_leaves_no_connection_behind(
+    loop: reactor.Reactor, envelope: Any, words: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with pytest.raises(AttributeError if envelope is None else reactor.LocalError, match=words):
+            deliver(silent.getsockname(), envelope, print, reactor=loop)
+        loop.loop(timeout=5)
+        assert loop.is_idle()
+
+
 def test_large_message_is_over_no_limit_of_output(loop: reactor.Reactor) -> None:
     limits = reactor.Limits(low_water=10_000, high_water=100_000, maximum_output=200_000)
     letter = Envelope("", ("a@b",), b".23456789\r\n" * 500_000)

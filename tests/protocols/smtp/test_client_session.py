@@ -221,6 +221,16 @@ def test_recipient_who_stands_there_twice_is_told_once() -> None:
         Envelope("a@b", ("<c@d>",), b""),
         Envelope("a@b", ("@x:c@d",), b""),
         Envelope("a@b", ("c@d",), b"x" * 999),
+        Envelope("a@b", ("c@d",), b"a\0b"),
+        Envelope("a@b", ("c@d",), "text"),  # type: ignore[arg-type]
+        Envelope("a@b", ("c@d",), None),  # type: ignore[arg-type]
+        Envelope("a@b", ("c@d",), 7),  # type: ignore[arg-type]
+        Envelope("a@b", None, b""),  # type: ignore[arg-type]
+        Envelope("a@b", b"c@d", b""),  # type: ignore[arg-type]
+        Envelope("a@b", (None,), b""),  # type: ignore[arg-type]
+        Envelope("a@b", (["c@d"],), b""),  # type: ignore[arg-type]
+        Envelope(None, ("c@d",), b""),  # type: ignore[arg-type]
+        Envelope(b"a@b", ("c@d",), b""),  # type: ignore[arg-type]
     ],
 )
 def test_message_that_cannot_be_sent_at_all_is_a_mistake_of_this_program(envelope: Envelope) -> None:
@@ -229,6 +239,29 @@ def test_message_that_cannot_be_sent_at_all_is_a_mistake_of_this_program(envelop
         session.deliver(envelope)
     assert session.data_to_send() == b""
     assert deliver(session, LETTER, "250 a", "250 b", "250 c", "354 d", "250 e").delivered == LETTER.recipients
+
+
+@pytest.mark.parametrize(
+    ("envelope", "words"),
+    [
+        (Envelope(None, ("c@d",), b""), "is text, and not None"),  # type: ignore[arg-type]
+        (Envelope("a@b", ("c@d",), "text"), "is bytes, and no str"),  # type: ignore[arg-type]
+        (Envelope("a@b", ("c@d",), b"\0"), "NUL"),
+    ],
+)
+def test_mistake_in_an_envelope_is_named(envelope: Envelope, words: str) -> None:
+    with pytest.raises(LocalError, match=words):
+        started(*PLAIN_HELLO).deliver(envelope)
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_content_may_be_whatever_holds_bytes(kind: Any) -> None:
+    session = started(*PLAIN_HELLO)
+    session.deliver(Envelope("a@b", ("c@d",), kind(b"one\ntwo")))
+    session.feed(lines("250 ok", "250 ok"))
+    session.data_to_send()
+    session.feed(lines("354 go"))
+    assert session.data_to_send() == b"one\r\ntwo\r\n.\r\n"
 
 
 def test_line_of_998_bytes_is_sent() -> None:

@@ -115,7 +115,7 @@ def test_what_is_cleared_or_taken_whole_is_gone() -> None:
         (b".x\r\n.\r\n", b"x\r\n"),
         (b"a.\r\n.b.\r\n.\r\n", b"a.\r\nb.\r\n"),
         (b"a\r\n..\r\n..b\r\n.\r\n", b"a\r\n.\r\n.b\r\n"),
-        (b"\0\x80\xff\r\n.\r\n", b"\0\x80\xff\r\n"),
+        (b"\x01\x80\xff\r\n.\r\n", b"\x01\x80\xff\r\n"),
     ],
 )
 def test_content_is_taken_without_the_dots_that_were_put_in(wire: bytes, content: bytes) -> None:
@@ -140,7 +140,7 @@ def test_smuggled_end_does_not_end_the_content(false_end: bytes) -> None:
         assert found is not None
         content, fault, rest = found
         assert rest == b""
-        assert fault is ContentFault.BARE or b"MAIL FROM:<x@example.org>" in content
+        assert fault in (ContentFault.BARE, ContentFault.NUL) or b"MAIL FROM:<x@example.org>" in content
 
 
 @pytest.mark.parametrize("bare", [b"\r", b"\n", b"\r\r\n", b"\n\r\n", b".\r", b"\n."], ids=repr)
@@ -150,6 +150,22 @@ def test_content_with_a_cr_or_an_lf_alone_is_at_fault_as_a_whole(bare: bytes, pl
         found = decode(parts)
         assert found is not None
         assert found[1:] == (ContentFault.BARE, b"")
+
+
+@pytest.mark.parametrize("content", [b"\0", b"a\0b", b"a\r\n.\0", b"\0.", b"\r\n\0"], ids=repr)
+def test_content_with_a_nul_is_at_fault_as_a_whole(content: bytes) -> None:
+    for parts in every_way(content + b"\r\n.\r\n"):
+        found = decode(parts)
+        assert found is not None
+        assert found[1:] == (ContentFault.NUL, b"")
+
+
+@pytest.mark.parametrize(("bad", "fault"), [(b"x\ny", ContentFault.BARE), (b"x\0y", ContentFault.NUL)])
+def test_fault_that_ends_a_session_is_not_hidden_behind_one_that_does_not(bad: bytes, fault: ContentFault) -> None:
+    for parts in every_way(bad + b"x" * 30 + b"\r\n.\r\n"):
+        found = decode(parts, maximum=20, maximum_line=10)
+        assert found is not None
+        assert found[1] is fault
 
 
 @steady
@@ -180,6 +196,7 @@ def test_content_ends_at_the_first_crlf_dot_crlf_and_nowhere_else(stream: bytes)
 @steady
 @given(hostile.map(b"".join), cuts)
 def test_content_comes_out_as_it_was_put_in(content: bytes, places: list[int]) -> None:
+    content = content.replace(b"\0", b"")
     wire = encode_content(canonical(content))
     assert wire.endswith(b".\r\n")
     assert decode(pieces(wire + b"behind", places)) == (canonical(content), None, b"behind")
@@ -208,6 +225,14 @@ def test_content_over_its_maximum_is_read_to_its_end_and_not_kept(stuffed: bytes
     for parts in every_way(stuffed + b".\r\n"):
         assert decode(parts, 52) == (stuffed.removeprefix(b"."), None, b"")
         assert decode(parts, 51) == (b"", ContentFault.TOO_LARGE, b"")
+
+
+def test_content_above_twice_its_maximum_is_known_to_be_so_before_its_end_has_come() -> None:
+    decoder = ContentDecoder(100, 1000)
+    assert decoder.feed(b"x" * 198 + b"\r\n") is None
+    assert decoder.fault is ContentFault.TOO_LARGE
+    assert decoder.feed(b"..x\r\n") is None
+    assert decoder.fault is ContentFault.FAR_TOO_LARGE
 
 
 def test_content_far_over_its_maximum_takes_no_memory() -> None:

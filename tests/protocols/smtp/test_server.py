@@ -27,6 +27,11 @@ class Postbox(MailServer):
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.reasons: list[Exception] = []
+        self.received = 0
+
+    def handle_data(self, data: bytes) -> None:
+        self.received += len(data)
+        super().handle_data(data)
 
     def handle_sender(self, sender: str, options: Any) -> Reply | None:
         self.asked.append(sender)
@@ -389,6 +394,13 @@ def timed_out(timed: reactor.Reactor, clock: FakeClock, client: socket.socket, s
         return False
 
 
+def say(timed: reactor.Reactor, channel: Any, client: socket.socket, word: str) -> None:
+    """Say what nobody answers, and let the server read it."""
+    expected = channel.received + len(lines(word))
+    client.sendall(lines(word))
+    run_until(timed, lambda: channel.received == expected)
+
+
 @pytest.fixture
 def patient(timed: reactor.Reactor) -> tuple[Any, socket.socket]:
     return connected(timed, LatePostbox)
@@ -430,8 +442,10 @@ def test_message_has_more_time_and_the_command_behind_it_no_more_than_others(
     channel, client = patient
     with client:
         talk(timed, client, *LETTER[:4])
-        assert not timed_out(timed, clock, client, 3000)
-        client.sendall(lines("text", "."))
+        for _ in range(10):
+            assert not timed_out(timed, clock, client, 299)
+            say(timed, channel, client, "text")
+        client.sendall(lines("."))
         run_until(timed, lambda: len(channel.asked) == 3)
         channel.answer.accept()
         assert replies(timed, client, 1) == ["250"]
@@ -444,10 +458,25 @@ def test_message_that_takes_for_ever_is_given_up(timed: reactor.Reactor, clock: 
     with client:
         talk(timed, client, *LETTER[:4])
         for _ in range(35):
-            client.sendall(b"x\r\n")
+            say(timed, channel, client, "x")
             assert not timed_out(timed, clock, client, 100)
+        say(timed, channel, client, "x")
         assert timed_out(timed, clock, client, 101)
     assert len(channel.asked) == 2
+
+
+def test_client_that_falls_silent_inside_of_a_message_is_shown_the_door(
+    timed: reactor.Reactor, clock: FakeClock, patient: Any
+) -> None:
+    channel, client = patient
+    with client:
+        talk(timed, client, *LETTER[:4])
+        assert not timed_out(timed, clock, client, 299)
+        say(timed, channel, client, "text")
+        assert not timed_out(timed, clock, client, 299)
+        assert timed_out(timed, clock, client, 2)
+    run_until(timed, lambda: channel.reasons)
+    assert timed.is_idle()
 
 
 def test_answer_that_does_not_come_has_the_client_try_again_later(
@@ -528,6 +557,22 @@ def test_limits_of_the_session_are_those_of_the_class(loop: reactor.Reactor) -> 
     _, client = connected(loop, Small)
     with client:
         assert talk(loop, client, *LETTER)[-1] == "552"
+
+
+def test_client_that_goes_on_far_above_the_size_is_told_so_and_cut_off(loop: reactor.Reactor) -> None:
+    class Small(Postbox):
+        session_limits = SessionLimits(maximum_message=1000)
+
+    channel, client = connected(loop, Small)
+    with client:
+        talk(loop, client, *LETTER[:4])
+        for _ in range(30):
+            client.sendall(b"x" * 98 + b"\r\n")
+        assert replies(loop, client, 1) == ["552"]
+        client.setblocking(True)
+        assert client.recv(1) == b""
+    run_until(loop, lambda: channel.reasons)
+    assert isinstance(channel.reasons[0], reactor.ClosedHere)
 
 
 def test_flood_is_answered_in_bounds_and_hurts_nobody(loop: reactor.Reactor, in_thread: InThread) -> None:

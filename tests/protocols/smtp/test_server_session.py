@@ -366,9 +366,20 @@ def test_message_that_is_announced_too_large_is_refused_at_once() -> None:
 
 def test_message_that_is_too_large_is_read_to_its_end_and_refused_there() -> None:
     session = addressed(limits=SessionLimits(maximum_message=100))
-    events, sent = talk(session, lines("DATA", *["x" * 50] * 10, ".", "NOOP"))
+    events, sent = talk(session, lines("DATA", *["x" * 48] * 4, ".", "NOOP"))
     assert events == []
     assert [reply.code for reply in read(sent)] == [354, 552, 250]
+
+
+@pytest.mark.parametrize("behind", [b"", b".\r\nNOOP\r\n"])
+def test_message_above_twice_the_size_is_refused_without_waiting_for_its_end_and_ends_the_session(
+    behind: bytes,
+) -> None:
+    stream = lines("DATA", *["x" * 48] * 5) + behind
+    for parts in every_way(stream):
+        events, sent = talk_in_pieces(addressed(limits=SessionLimits(maximum_message=100)), parts)
+        assert events == [Ended()]
+        assert [(reply.code, reply.status) for reply in read(sent)] == [(354, ""), (552, "5.3.4")]
 
 
 def test_dots_that_were_put_in_do_not_count_for_the_size() -> None:
@@ -627,15 +638,15 @@ def test_session_may_be_ended_from_outside_in_every_state() -> None:
 
 
 def test_each_state_has_its_timeout() -> None:
-    limits = SessionLimits(command_timeout=1, message_timeout=2, answer_timeout=3)
+    limits = SessionLimits(command_timeout=1, message_timeout=20, answer_timeout=3, silence_timeout=4)
     session = greeted(limits=limits)
-    timeouts = [session.timeout]
+    timeouts = [(session.timeout, session.silence_timeout)]
     session.feed(lines(FROM))
-    timeouts.append(session.timeout)
+    timeouts.append((session.timeout, session.silence_timeout))
     session.answer()
     talk(session, lines(TO, "DATA"))
-    timeouts.append(session.timeout)
-    assert timeouts == [1, 3, 2]
+    timeouts.append((session.timeout, session.silence_timeout))
+    assert timeouts == [(1, 1), (3, 3), (20, 4)]
 
 
 def test_steps_count_whole_commands_and_answers_and_not_bytes() -> None:
@@ -752,11 +763,26 @@ def test_client_that_tries_names_out_is_shown_the_door() -> None:
     assert ends_after(session, TO, lambda _: NOBODY) == (7, Reply(421, "too much had to be refused", "4.7.0"))
 
 
-def test_what_is_refused_for_now_does_not_count() -> None:
-    session = greeted(limits=SessionLimits(maximum_refused=1))
+def test_what_is_refused_for_now_has_a_bound_of_its_own() -> None:
+    session = greeted(limits=SessionLimits(maximum_refused=1, maximum_deferred=100))
     talk(session, lines(FROM))
     for _ in range(100):
         assert talk(session, lines(TO), lambda _: Reply(450, "later"))[1] == b"450 4.0.0 later\r\n"
+    events, sent = talk(session, lines(TO), lambda _: Reply(450, "later"))
+    assert (events[-1], sent) == (Ended(), b"421 4.7.0 too much had to be put off\r\n")
+
+
+def test_client_that_goes_on_to_name_too_many_recipients_is_shown_the_door() -> None:
+    session = greeted(limits=SessionLimits(maximum_recipients=2, maximum_deferred=7))
+    talk(session, lines(FROM))
+    assert ends_after(session, TO) == (2 + 7, Reply(421, "too much had to be put off", "4.7.0"))
+
+
+def test_message_to_twice_as_many_recipients_as_are_taken_is_taken_for_half_of_them() -> None:
+    recipients = [f"RCPT TO:<{number}@example.org>" for number in range(2 * SessionLimits().maximum_recipients)]
+    events, sent = talk(greeted(), lines(FROM, *recipients, "DATA", "."))
+    assert len(events[-1].recipients) == SessionLimits().maximum_recipients
+    assert read(sent)[-1].code == 250
 
 
 def test_client_that_tries_passwords_out_is_shown_the_door_and_a_message_does_not_help_it() -> None:
@@ -815,16 +841,40 @@ def test_smuggled_message_is_never_a_message_of_its_own(false_end: bytes) -> Non
     stream = lines("DATA") + b"text" + false_end + hidden + b"\r\n.\r\n"
     for parts in every_way(stream) if len(false_end) < 4 else [[stream]]:
         events, sent = talk_in_pieces(addressed(), parts)
-        assert len(events) <= 1
-        assert not events or b"MAIL FROM:<evil@example.org>" in events[0].content
-        assert [reply.code for reply in read(sent)] == [354, 250 if events else 554]
+        (event,) = events
+        assert event == Ended() or b"MAIL FROM:<evil@example.org>" in event.content
+        assert [reply.code for reply in read(sent)] == [354, 554 if event == Ended() else 250]
+
+
+DOUBTFUL = [
+    b"\r\r\n.\r\n", b"\n\r\n.\r\n", b"\r.\r\n\r\n.\r\n", b"\r.\r\r\n.\r\n", b"\n.\n\r\n.\r\n", b"\r\n.\r\r\n.\r\n",
+    b"\r\n.\0\r\n.\r\n", b"\0\r\n.\r\n",
+]  # fmt: skip
+"""Ends of a message, where somebody in front of the server may see none, or one that stands elsewhere."""
+
+
+@pytest.mark.parametrize("end", DOUBTFUL, ids=repr)
+def test_nothing_is_obeyed_behind_a_message_whose_end_others_may_see_elsewhere(end: bytes) -> None:
+    hidden = lines("MAIL FROM:<evil@example.org>", TO, "DATA", "spam", ".")
+    for parts in every_way(lines("DATA") + b"text" + end + hidden):
+        session = addressed()
+        events, sent = talk_in_pieces(session, parts)
+        assert events == [Ended()]
+        assert [reply.code for reply in read(sent)] == [354, 554]
+        assert talk(session, hidden) == ([], b"")
 
 
 def test_message_with_a_cr_or_an_lf_alone_is_refused_as_a_whole() -> None:
     for bare in (b"\n", b"\r"):
         events, sent = talk(addressed(), b"DATA\r\none" + bare + b"two\r\n.\r\n")
-        assert events == []
+        assert events == [Ended()]
         assert read(sent)[-1] == Reply(554, "lines end with CRLF; a CR or an LF alone is not accepted", "5.6.0")
+
+
+def test_message_with_a_nul_is_refused_as_a_whole() -> None:
+    events, sent = talk(addressed(), b"DATA\r\none\0two\r\n.\r\n")
+    assert events == [Ended()]
+    assert read(sent)[-1] == Reply(554, "a NUL has no place in a message", "5.6.0")
 
 
 # Cut anywhere
@@ -836,6 +886,7 @@ DIALOGUES = {
     "cancelled": lines("EHLO x", "AUTH PLAIN", "*", "AUTH PLAIN =", "NOOP"),
     "mistakes": lines("MAIL", "EHLO", "EHLO x", "RCPT", FROM, "RCPT TO:<>", "DATA", "XYZZY", "NOOP\nx", "\rNOOP"),
     "a bad content": lines("EHLO x", FROM, TO, "DATA", "a\nb", ".", "NOOP"),
+    "a long line": lines("EHLO x", FROM, TO, "DATA", "x" * 999, ".", "NOOP"),
     "a browser": b"GET / HTTP/1.1\r\nHost: x\r\n\r\nEHLO x\r\n",
     "refusals": lines("EHLO x", "MAIL FROM:<no@b>", FROM, "RCPT TO:<no@b>", "DATA", TO, "DATA", "no", "."),
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -329,6 +330,24 @@ def test_option_that_makes_no_sense_for_a_role_cannot_be_asked_for(role: str, si
     assert session.data_to_send() == b""
 
 
+@pytest.mark.parametrize("option", [99, "ECHO", None])
+def test_option_that_is_not_known_cannot_be_asked_for(option: Any) -> None:
+    session = Session()
+    with pytest.raises(LocalError, match=f"no {option} on the remote side"):
+        session.do(option)
+    with pytest.raises(LocalError, match=f"no {option} on the local side"):
+        session.will(option)
+    assert session.data_to_send() == b""
+
+
+@pytest.mark.parametrize("command", [5, 250, 253, 255, 300, -1, "AYT", None])
+def test_command_that_is_none_cannot_be_sent(command: Any) -> None:
+    session = Session()
+    with pytest.raises(LocalError, match="is no command of Telnet"):
+        session.send_command(command)
+    assert session.data_to_send() == b""
+
+
 def test_role_that_does_not_exist_is_refused() -> None:
     with pytest.raises(LocalError, match="'server' or 'client', not 'peer'"):
         Session("peer")
@@ -483,13 +502,19 @@ def test_client_that_has_no_window_says_so_until_it_has_one() -> None:
     assert session.data_to_send() == is_window("00500018")
 
 
-@pytest.mark.parametrize("size", [(-1, 24), (80, -1), (65536, 24), (80, 65536)])
-def test_window_that_cannot_be_told_is_refused(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(-1, 24), (80, -1), (65536, 24), (80, 65536), (1.5, 2), (80, "24")])
+def test_window_that_cannot_be_told_is_refused(size: Any) -> None:
     with pytest.raises(LocalError, match="give numbers from 0 to 65535"):
         Session("client", window_size=size)
     session = client()
     with pytest.raises(LocalError, match="give numbers from 0 to 65535"):
         session.set_window_size(*size)
+
+
+@pytest.mark.parametrize("size", [80, "80x24", (80,), (80, 24, 1), (80, None)])
+def test_window_that_is_none_is_refused(size: Any) -> None:
+    with pytest.raises(LocalError, match="give numbers from 0 to 65535"):
+        Session("client", window_size=size)
 
 
 # The type of the terminal (RFC 1091)
@@ -551,10 +576,15 @@ def test_client_without_a_terminal_refuses_to_tell_it() -> None:
     assert session.data_to_send() == wont(TERMINAL)
 
 
-@pytest.mark.parametrize("name", ["", "x" * 41, "\u00e9", "a\nb"])
-def test_terminal_type_that_cannot_be_told_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["", "x" * 41, "\u00e9", "a\nb", b"XTERM", None])
+def test_terminal_type_that_cannot_be_told_is_refused(name: Any) -> None:
     with pytest.raises(LocalError, match="is no terminal type"):
         Session("client", terminal_types=["XTERM", name])
+
+
+def test_one_terminal_type_is_not_taken_for_as_many_as_it_has_letters() -> None:
+    with pytest.raises(LocalError, match=r"give \('xterm',\)"):
+        Session("client", terminal_types="xterm")
 
 
 # Lines
