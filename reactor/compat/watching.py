@@ -200,9 +200,11 @@ class Watcher:
         except FileExistsError:
             self._is_sound = False
         except (OSError, ValueError) as error:
-            if getattr(error, "errno", errno.EBADF) != errno.EBADF:
+            # A ValueError for a number below 0. EINVAL if it was closed in another thread, and the number has come back
+            # as that of the epoll itself.
+            if getattr(error, "errno", errno.EBADF) not in (errno.EBADF, errno.EINVAL):
                 raise
-            wrong[fd] = INVALID  # for a number below 0, it is a ValueError
+            wrong[fd] = INVALID
             return
         self._registered[fd] = flags
         if fd not in _announced:

@@ -459,6 +459,21 @@ def test_close_in_another_thread_leaves_the_loop_what_it_waits_with(
     asyncore.poll()  # over an empty map: it gives it back
 
 
+def test_number_that_has_come_back_as_that_of_the_epoll_is_invalid() -> None:
+    watcher = watching.Watcher()
+    reading, writing = os.pipe()
+    try:
+        watcher.wait({reading: watching.READ}, 0)
+        if not isinstance(watcher._pollster, select.epoll):
+            pytest.skip("without epoll there is no such descriptor")
+        number = watcher._pollster.fileno()
+        assert watcher.wait({reading: watching.READ, number: watching.READ}, 0) == {number: watching.INVALID}
+    finally:
+        watcher.close()
+        os.close(reading)
+        os.close(writing)
+
+
 def test_passes_of_one_thread_and_closes_of_another_do_not_disturb_each_other(
     pair: Pair, use_poll: bool, in_thread: Callable[..., threading.Thread]
 ) -> None:
