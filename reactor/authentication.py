@@ -26,6 +26,7 @@ FAILURE = b"#FAILURE#"
 LONGEST_FRAME = 256
 LEGACY_CHALLENGE = 20
 RANDOM_BYTES = 32
+TAG_BYTES = 8
 ROLE_TAGS = {"listener": b"listener", "client": b"client: "}
 DIGEST_SIZES = {"md5": 16, "sha256": 32, "sha384": 48, "sha3_256": 32, "sha3_384": 48}
 MINIMUM_DIGESTS = ("md5", "sha256")
@@ -85,11 +86,13 @@ class Handshake:
     to the open connection. `expectation` says, for whoever reads the log, what is waited for.
 
     Arguments:
-        role: ``"listener"`` or ``"client"``, for the side that listened and the one that connected.
+        role: ``"listener"`` or ``"client"``, for the side that listened and the one that connected; ``"either"``
+            for who uses one half of the handshake alone.
         authkey: the shared key, as `check_authkey` returned it.
         random: gives so many random bytes, as `os.urandom` does.
         minimum_digest: ``"md5"`` serves Python up to 3.11, which knows nothing else; ``"sha256"``
             neither answers nor accepts MD5.
+        digest: what our challenge asks for.
 
     Raises:
         LocalError: `minimum_digest` is neither of the two.
@@ -101,8 +104,10 @@ class Handshake:
         authkey: bytes,
         random: Callable[[int], bytes],
         minimum_digest: str = "md5",
+        digest: str = "sha256",
     ) -> None:
         check_minimum_digest(minimum_digest)
+        self._challenge_digest = digest.encode()
         self.role = role
         self.done = False
         self.trailing = b""
@@ -142,10 +147,16 @@ class Handshake:
                 except AuthenticationError as error:
                     # What was said before still goes out in front, however the peer's bytes were cut.
                     raise self._failed(error, output) from None
-            if self._decoder.failure is not None:
-                raise self._failed(self._refusal(str(self._decoder.failure)), output)
+            failure = self._decoder.failure
+            if failure is not None:
+                raise self._failed(self._refusal(str(failure)), output) from failure
         self.trailing = data
         return b"".join(output)
+
+    @property
+    def needed(self) -> int:
+        """How many bytes, at least one, belong to the handshake for certain."""
+        return self._decoder.needed
 
     def abandon(self) -> None:
         """Give the handshake up: the channel closes."""
@@ -165,7 +176,8 @@ class Handshake:
 
     def _deliver(self, pending: bytes) -> Generator[bytes, bytes, bytes]:
         """Challenge the peer; return the welcome that it has earned."""
-        message = b"{sha256}" + ROLE_TAGS[self.role] + self._random(RANDOM_BYTES)
+        tag = ROLE_TAGS.get(self.role) or self._random(TAG_BYTES)
+        message = b"{%s}" % self._challenge_digest + tag + self._random(RANDOM_BYTES)
         self.expectation = "the answer to our challenge, which a peer without an authkey never sends"
         response = yield pending + encode_frame(CHALLENGE + message)
         self._verify(message, response)
@@ -192,8 +204,8 @@ class Handshake:
         if name is None:
             raise self._refusal(f"the challenge names no digest known here: {excerpt(message)}")
         prefix = b"{%s}" % name.encode()
-        tag = message[len(prefix) : len(prefix) + 8]
-        if tag == ROLE_TAGS[self.role]:
+        tag = message[len(prefix) : len(prefix) + TAG_BYTES]
+        if tag == ROLE_TAGS.get(self.role):
             raise self._refusal("the peer sent back a challenge of our own kind: somebody reflects our handshake")
         self._peer_is_ours = tag in ROLE_TAGS.values()
         if self._peer_is_ours and (self._peer_used_md5 or name == "md5"):

@@ -329,6 +329,13 @@ class Channel:
         lost = ConnectionLost(f"the system cannot watch it any more: {error.strerror}", error.errno)
         self.reactor.hook_soon(self, self._fail, lost)
 
+    def _take_socket(self) -> Any:
+        """Hand out the socket, which stays open; what remains of the channel closes."""
+        self._want(0)
+        sock, self.socket = self.socket, None
+        self.close()
+        return sock
+
     def _set_deadline(self, timeout: float | None) -> None:
         """Have the state told when `timeout` seconds have passed; this replaces the deadline before it."""
         self.reactor.deadlines.set(self, timeout)

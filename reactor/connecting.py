@@ -99,13 +99,6 @@ class Attempt(Channel):
     def _cannot_watch(self, error: OSError) -> None:
         self.reactor.hook_soon(self, self._connector.attempt_ended, self, error.errno)
 
-    def take_socket(self) -> Any:
-        """Hand out the socket, which is connected; what remains of the attempt closes."""
-        self._want(0)
-        sock, self.socket = self.socket, None
-        self.close()
-        return sock
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
@@ -144,6 +137,7 @@ class Connector(Origin):
 
     def __init__(self, request: Request, channel: Channel, failures: int) -> None:
         self._causes: list[str] = []
+        self._errno: int | None = None
         self._request = request
         self._channel = channel
         self._failures = failures
@@ -183,9 +177,9 @@ class Connector(Origin):
             attempt.close()
             return
         if number == 0:
-            self._connected(attempt.take_socket(), attempt.peer)
+            self._connected(attempt._take_socket(), attempt.peer)
             return
-        self._failed(attempt.peer, os.strerror(number))
+        self._failed(attempt.peer, os.strerror(number), number)
         attempt.close()
         self._try_next()
 
@@ -232,6 +226,7 @@ class Connector(Origin):
         if not self._is_wanted():
             return
         self._causes.append(getattr(error, "strerror", None) or f"{type(error).__name__}: {error}")
+        self._errno = getattr(error, "errno", None)
         self._give_up("cannot resolve the name")
 
     def _try_next(self) -> None:
@@ -260,7 +255,7 @@ class Connector(Origin):
         except OSError as error:  # out of descriptors; no such family; a path that is too long
             if sock is not None:
                 close_socket(sock)
-            self._failed(location, error.strerror or str(error))
+            self._failed(location, error.strerror or str(error), error.errno)
             return None
         if number in IN_PROGRESS:
             # Connected at once or not, the next turn finds it writable: handle_open comes before the first input.
@@ -272,7 +267,7 @@ class Connector(Origin):
             try:
                 become(attempt, "connect")
             except LocalError as error:  # the descriptor is too large for select
-                self._failed(location, str(error))
+                self._failed(location, str(error), None)
                 del self._attempts[attempt]
                 attempt.close()
                 return None
@@ -281,10 +276,11 @@ class Connector(Origin):
         if number == errno.EAGAIN:
             self._addresses.append((family, location))
             return RETRY_DELAY
-        self._failed(location, os.strerror(number))
+        self._failed(location, os.strerror(number), number)
         return None
 
-    def _failed(self, location: Any, cause: str) -> None:
+    def _failed(self, location: Any, cause: str, number: int | None) -> None:
+        self._errno = number
         self._causes.append(f"{format_address(location)}: {cause}")
 
     def _connected(self, sock: Any, location: Any) -> None:
@@ -293,14 +289,14 @@ class Connector(Origin):
         channel.socket = sock
         if isinstance(location, tuple) and is_connected_with_itself(sock, location):
             # A port of our own that was free a moment ago: TCP connected the socket with itself.
-            self._failed(location, os.strerror(errno.ECONNREFUSED))
+            self._failed(location, os.strerror(errno.ECONNREFUSED), errno.ECONNREFUSED)
             self._give_up("cannot connect")
             return
         channel.peer = location
         channel._start()
 
     def _give_up(self, what: str) -> None:
-        self._channel._fail(ConnectError(f"{what}: {self._request.endpoint}", tuple(self._causes)))
+        self._channel._fail(ConnectError(f"{what}: {self._request.endpoint}", tuple(self._causes), self._errno))
 
     def _stop(self) -> None:
         """End whatever is still under way."""

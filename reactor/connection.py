@@ -105,7 +105,7 @@ class Authenticating(Preparing):
         assert isinstance(channel, Connection)
         assert channel._handshake is not None
         try:
-            data = channel.socket.recv(RECEIVE_SIZE)
+            data = channel.socket.recv(self.receive_size(channel._handshake))
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
@@ -113,7 +113,9 @@ class Authenticating(Preparing):
             return True
         handshake = channel._handshake
         if not data:
-            channel._fail(AuthenticationError(f"the peer closed the connection; expected was {handshake.expectation}"))
+            end = AuthenticationError(f"the peer closed the connection; expected was {handshake.expectation}")
+            end.__cause__ = EOFError()
+            channel._fail(end)
             return True
         try:
             channel._greeting += handshake.receive(data)
@@ -125,6 +127,10 @@ class Authenticating(Preparing):
         else:
             channel.reactor.flush_soon(channel)
         return True
+
+    def receive_size(self, handshake: Handshake) -> int:
+        """Return how many bytes to receive at once."""
+        return RECEIVE_SIZE
 
     def writable(self, channel: Channel) -> bool:
         return self.flush(channel)
@@ -368,7 +374,12 @@ def undecodable(frame: bytes, error: Exception) -> DecodingError:
 
 
 def cut(buffer: Any, offset: int, size: int | None) -> bytes:
-    """Return a part of `buffer` as bytes; the errors are those of ``multiprocessing.connection``."""
+    """Return a part of `buffer` as bytes of its own; see `part_of`."""
+    return part_of(buffer, offset, size).tobytes()
+
+
+def part_of(buffer: Any, offset: int, size: int | None) -> memoryview:
+    """Return a part of `buffer`, not copied; the errors are those of ``multiprocessing.connection``."""
     view = memoryview(buffer).cast("B")
     if offset < 0:
         raise ValueError("offset is negative")
@@ -380,7 +391,7 @@ def cut(buffer: Any, offset: int, size: int | None) -> bytes:
         raise ValueError("size is negative")
     elif offset + size > len(view):
         raise ValueError("buffer length < offset + size")
-    return view[offset : offset + size].tobytes()
+    return view[offset : offset + size]
 
 
 def peer_is_this_user(sock: Any) -> bool:

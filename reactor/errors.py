@@ -117,11 +117,17 @@ class AuthenticationError(RemoteError):
 
 
 class ConnectError(RemoteError):
-    """No connection could be made; `causes` holds one line for each address that was tried."""
+    """No connection could be made.
 
-    def __init__(self, message: str, causes: tuple[str, ...] = ()) -> None:
-        super().__init__(message, causes)
+    Attributes:
+        causes: one line for each address that was tried.
+        errno: the number of the operating system's latest error; None where it had none to tell.
+    """
+
+    def __init__(self, message: str, causes: tuple[str, ...] = (), errno: int | None = None) -> None:
+        super().__init__(message, causes, errno)
         self.causes = causes
+        self.errno = errno
 
     def _message(self) -> str:
         return "; ".join((self.args[0], *self.causes))

@@ -600,4 +600,5 @@ def _abandon_after_fork() -> None:
         reactor._running = False
 
 
-os.register_at_fork(after_in_child=_abandon_after_fork)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_abandon_after_fork)

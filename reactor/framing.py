@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import struct
-from typing import ClassVar
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 from .errors import FrameError, RemoteError, excerpt
 
@@ -18,7 +19,9 @@ LONG = struct.Struct("!Q")
 LARGEST_SHORT = 0x7FFFFFFF
 LONG_MARK = SHORT.pack(-1)
 
+_pack = SHORT.pack
 _unpack = SHORT.unpack_from
+_unpack_unsigned = struct.Struct("!I").unpack_from
 
 _REFUSED_EXCERPT = 24
 
@@ -50,6 +53,37 @@ def encode_frame(data: bytes) -> bytes:
     return frame_header(len(data)) + data
 
 
+def encode_frames(messages: Iterable[Any]) -> bytes:
+    """Return `messages`, which are bytes-like objects, each with its header in front, in one piece."""
+    parts: list[Any] = []
+    for data in messages:
+        if type(data) is not bytes:
+            data = memoryview(data).cast("B")  # noqa: PLW2901 - what counts is bytes, not items
+        size = len(data)
+        parts.append(_pack(size) if size <= LARGEST_SHORT else frame_header(size))
+        parts.append(data)
+    return b"".join(parts)
+
+
+def complete_frames(data: bytes) -> tuple[list[bytes], int]:
+    """Return the frames in front of `data` that are complete, and where the last of them ends: [], 0 if none is.
+
+    For who looks at a stream before taking anything out of it. A frame with a long header ends the search: nobody
+    sends a small one so.
+    """
+    frames: list[bytes] = []
+    end = 0
+    last = len(data) - SHORT.size
+    while end <= last:
+        start = end + 4
+        end = start + _unpack_unsigned(data, end)[0]  # where a negative size is a large one
+        frames.append(data[start:end])
+    if end > len(data):
+        frames.pop()
+        end = start - 4
+    return frames, end
+
+
 class FrameDecoder:
     """Cuts a stream of bytes into frames, whatever pieces the bytes come in.
 
@@ -63,7 +97,7 @@ class FrameDecoder:
             in front of the bad one are not lost; from then on `feed` returns nothing.
     """
 
-    __slots__ = ("_between", "_body", "_head", "_missing", "failure", "maximum")
+    __slots__ = ("_between", "_body", "_head", "_size", "failure", "maximum")
 
     minimum: ClassVar[int] = 0
     """The smallest frame accepted, in bytes."""
@@ -80,7 +114,7 @@ class FrameDecoder:
         self._between = True  # two frames: no part of a header or of a body waits here
         self._head = b""
         self._body: io.BytesIO | None = None
-        self._missing = 0
+        self._size = 0
 
     @property
     def needed(self) -> int:
@@ -90,10 +124,20 @@ class FrameDecoder:
         stands behind it.
         """
         if self._body is not None:
-            return self._missing
+            return self._size - self._body.tell()
         if self._head.startswith(LONG_MARK):
             return SHORT.size + LONG.size - len(self._head)
         return SHORT.size - len(self._head)
+
+    @property
+    def is_between(self) -> bool:
+        """Whether this is the place between two frames: all that came was complete."""
+        return self._between
+
+    @property
+    def is_between_parts(self) -> bool:
+        """Whether this is such a place, or one between the header of a frame, its 64-bit length and its body."""
+        return not self._body.tell() if self._body is not None else self._head in (b"", LONG_MARK)
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take `data` and return the frames that it completes, in order; often none, often many."""
@@ -127,7 +171,7 @@ class FrameDecoder:
                 self._between = False
                 return frames
             self._body = io.BytesIO()
-            self._missing = size
+            self._size = size
             data = self._continue(memoryview(data)[start:], frames)
             position = 0
             end = len(data)
@@ -140,7 +184,7 @@ class FrameDecoder:
         """Return the error that an end of the stream at this place means, or None between two frames."""
         if self._body is not None:
             got = self._body.tell()
-            return FrameError(f"end of stream after {got} of {got + self._missing} bytes of a frame")
+            return FrameError(f"end of stream after {got} of {self._size} bytes of a frame")
         if self._head:
             return FrameError(f"end of stream after {len(self._head)} bytes of a frame's header")
         return None
@@ -149,22 +193,25 @@ class FrameDecoder:
         """Add to what has begun: a body, a header, or a failure. Return what stands behind it."""
         if self.failure is not None:
             return b""
-        if self._body is None:
+        body = self._body
+        if body is None:
             data = self._head + data
             self._head = b""
-        elif len(data) < self._missing:
-            self._body.write(data)
-            self._missing -= len(data)
-            self._between = False
+            self._between = True
+            return data
+        # The handler of a signal may raise behind each of these calls: what was written by then counts as taken.
+        self._between = False
+        missing = self._size - body.tell()
+        if len(data) < missing:
+            body.write(data)
             return b""
-        else:
-            self._body.write(memoryview(data)[: self._missing])
-            # getvalue() of a BytesIO hands out its own buffer: the frame is not copied once more.
-            frames.append(self._body.getvalue())
-            self._body = None
-            data = bytes(data[self._missing :])
+        body.write(memoryview(data)[:missing])
+        rest = bytes(data[missing:])
+        # getvalue() of a BytesIO hands out its own buffer: the frame is not copied once more.
+        frames.append(body.getvalue())
+        self._body = None
         self._between = True
-        return data
+        return rest
 
     def _refusal(self, size: int, head: bytes) -> FrameError:
         if size > self.maximum:

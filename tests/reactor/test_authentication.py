@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from reactor import authentication
 from reactor.authentication import ChallengeSpotter, Handshake, ShortKeyWarning, check_authkey
-from reactor.errors import AuthenticationError, LocalError
+from reactor.errors import AuthenticationError, FrameError, LocalError
 from reactor.framing import LONG, LONG_MARK, SHORT, FrameDecoder, encode_frame
 from tests.conftest import KEY
 from tests.properties import cuts, every_way, peak_memory, pieces, steady
@@ -178,6 +178,21 @@ def test_conversation_is_the_same_cut_at_every_byte_and_fed_a_byte_at_a_time(rol
         assert converse(machine(role), parts) == expected
 
 
+@pytest.mark.parametrize("role", ["listener", "client"])
+def test_who_takes_what_is_needed_takes_nothing_behind_the_handshake(role: str) -> None:
+    stream = scripted(role, RECORDED["new", role], NEW_MESSAGE) + joined(b"first")
+    handshake = machine(role)
+    handshake.start()
+    position = 0
+    while not handshake.done:
+        assert handshake.needed >= 1
+        piece = stream[position : position + handshake.needed]
+        position += len(piece)
+        handshake.receive(piece)
+    assert stream[position:] == joined(b"first")
+    assert handshake.trailing == b""
+
+
 @steady
 @given(st.sampled_from(["listener", "client"]), st.sampled_from(sorted(CONVERSATIONS)), cuts)
 def test_conversation_is_the_same_wherever_it_is_cut(role: str, name: str, places: list[int]) -> None:
@@ -311,6 +326,30 @@ STANDARD: dict[str, list[Callable[[Any, bytes], None]]] = {
     "client": [deliver_challenge, answer_challenge],
 }
 """What the standard library does opposite a machine of each role."""
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_challenge_asks_for_the_digest_that_was_chosen(name: str) -> None:
+    (challenge,) = cut_frames(machine("listener", digest=name).start())
+    assert challenge.startswith(CHALLENGE + b"{%s}listener" % name.encode())
+
+
+def test_half_of_a_handshake_that_stands_alone_has_no_role() -> None:
+    drawn = [RANDOM, b"no role!"]
+    half = Handshake("either", KEY, lambda count: drawn.pop()[:count])._deliver(b"")
+    (challenge,) = cut_frames(next(half))
+    assert challenge == CHALLENGE + b"{sha256}no role!" + RANDOM
+    with pytest.raises(StopIteration) as end:
+        half.send(prefixed("sha256", challenge[len(CHALLENGE) :]))
+    assert cut_frames(end.value.value) == [WELCOME]
+
+
+@pytest.mark.parametrize("message", [*OURS.values(), NEW_MESSAGE, OLD_MESSAGE])
+def test_half_of_a_handshake_that_stands_alone_answers_whoever_asks(message: bytes) -> None:
+    half = machine("either")._answer(b"")
+    assert next(half) == b""
+    (response,) = cut_frames(half.send(CHALLENGE + message))
+    assert response == (mac("md5", message) if message == OLD_MESSAGE else prefixed("sha256", message))
 
 
 @pytest.mark.parametrize("role", ["listener", "client"])
@@ -507,6 +546,14 @@ def test_old_peer_is_refused_with_a_reason_where_the_system_forbids_md5() -> Non
 @pytest.mark.parametrize("header", [SHORT.pack(0), SHORT.pack(257), SHORT.pack(-2), SHORT.pack(0x7FFFFFFF), LONG_MARK])
 def test_frame_below_1_or_above_256_bytes_or_with_a_long_header_ends_the_handshake(role: str, header: bytes) -> None:
     assert "frame" in refusal(machine(role), header + bytes(8))
+
+
+def test_refusal_of_what_is_no_frame_has_that_for_its_cause() -> None:
+    handshake = machine("listener")
+    handshake.start()
+    with pytest.raises(AuthenticationError, match="this is an HTTP request") as caught:
+        handshake.receive(b"GET / HTTP/1.1\r\n\r\n")
+    assert isinstance(caught.value.__cause__, FrameError)
 
 
 def test_frame_of_256_bytes_is_taken() -> None:

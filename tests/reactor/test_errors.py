@@ -98,7 +98,7 @@ def test_errors_are_also_what_the_standard_library_would_raise() -> None:
 
 def test_errors_carry_what_a_program_can_act_on() -> None:
     by_type = {type(error): error for error in EXAMPLES}
-    assert vars(by_type[ConnectError]) == {"causes": ("a: refused", "b: timed out")}
+    assert vars(by_type[ConnectError]) == {"causes": ("a: refused", "b: timed out"), "errno": None}
     assert str(by_type[ConnectError]) == "no way; a: refused; b: timed out"
     assert vars(by_type[ConnectionLost]) == {"errno": errno.ECONNRESET}
     assert str(by_type[ConnectionLost]) == "connection lost: Connection reset by peer"

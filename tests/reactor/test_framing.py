@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import os
 from collections.abc import Iterator
 from multiprocessing.connection import Connection as StandardConnection
@@ -11,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor.errors import FrameError
-from reactor.framing import LARGEST_SHORT, LONG, LONG_MARK, SHORT, FrameDecoder, encode_frame, frame_header
+from reactor.framing import (
+    LARGEST_SHORT,
+    LONG,
+    LONG_MARK,
+    SHORT,
+    FrameDecoder,
+    complete_frames,
+    encode_frame,
+    encode_frames,
+    frame_header,
+)
 from tests.properties import cuts, every_way, peak_memory, pieces, steady
 
 MAXIMUM = 1 << 20
@@ -111,6 +122,40 @@ def test_frames_are_the_same_cut_at_every_byte_and_fed_a_byte_at_a_time() -> Non
         assert decode(parts) == expected
 
 
+def test_complete_frames_are_seen_at_every_cut_and_none_that_is_not_complete() -> None:
+    payloads = [b"one", b"", b"\xff\xff\xff\xff", b"four" * 5, b"", b"end"]
+    stream = b"".join(map(short, payloads))
+    ends = [0]
+    for data in payloads:
+        ends.append(ends[-1] + len(short(data)))
+    for place in range(len(stream) + 1):
+        count = sum(end <= place for end in ends) - 1
+        assert complete_frames(stream[:place]) == (payloads[:count], ends[count])
+
+
+@pytest.mark.parametrize("behind", [long(b"message"), SHORT.pack(-2) + b"more", SHORT.pack(-0x80000000), LONG_MARK])
+def test_long_header_and_a_bad_one_end_the_search_for_complete_frames(behind: bytes) -> None:
+    assert complete_frames(short(b"one") + behind + short(b"two")) == ([b"one"], 7)
+    assert complete_frames(behind + short(b"two")) == ([], 0)
+
+
+@steady
+@given(st.binary(max_size=80))
+def test_what_is_seen_in_any_bytes_is_what_the_decoder_makes_of_them(data) -> None:  # type: ignore[no-untyped-def]
+    frames, end = complete_frames(data)
+    assert decode([data[:end]]) == (frames, None, None)
+    assert len(encode_frames(frames)) == end
+
+
+def test_many_messages_are_encoded_as_one_by_one() -> None:
+    messages = [b"", b"one", b"x" * 20_000]
+    assert encode_frames(iter(messages)) == b"".join(map(short, messages))
+    assert encode_frames([bytearray(b"ab"), memoryview(b"cd"), array.array("H", [1, 2])]) == b"".join(
+        [short(b"ab"), short(b"cd"), short(array.array("H", [1, 2]).tobytes())]
+    )
+    assert encode_frames([]) == b""
+
+
 @steady
 @given(st.binary(max_size=80), cuts)
 def test_any_bytes_give_the_same_frames_and_the_same_failure_wherever_they_are_cut(stream, places) -> None:  # type: ignore[no-untyped-def]
@@ -181,6 +226,29 @@ def test_end_of_stream_is_clean_between_two_frames_only(form) -> None:  # type: 
             assert str(error) == f"end of stream after {place} bytes of a frame's header"
         else:
             assert str(error) == f"end of stream after {place - header} of 7 bytes of a frame"
+
+
+def test_decoder_knows_where_a_frame_and_where_a_part_of_one_begins() -> None:
+    boundaries = []
+    stream = short(b"ab") + long(b"cde") + short(b"") + short(b"f")
+    decoder = FrameDecoder(MAXIMUM)
+    for place in range(len(stream) + 1):
+        assert decoder.is_between_parts or not decoder.is_between
+        boundaries.append((place, decoder.is_between) if decoder.is_between_parts else None)
+        decoder.feed(stream[place : place + 1])
+    # Before and behind the header, and behind the mark of a long one.
+    places = [
+        (0, True),
+        (4, False),
+        (6, True),
+        (10, False),
+        (18, False),
+        (21, True),
+        (25, True),
+        (29, False),
+        (30, True),
+    ]
+    assert [boundary for boundary in boundaries if boundary] == places
 
 
 @pytest.mark.parametrize("form", [short, long])

@@ -51,7 +51,7 @@ DEFECTS: dict[str, list[Defect]] = {
         Defect(
             "socket-handed-on-while-registered",
             "a socket goes from the connect to the channel without leaving the selector in between",
-            Change("reactor.connecting:Attempt.take_socket", "self._want(0)", "self._interest = 0"),
+            Change("reactor.channel:Channel._take_socket", "self._want(0)", "self._interest = 0"),
             by=CONVERSATION,
             seen="is registered already",
         ),
