@@ -888,7 +888,7 @@ def test_messages_that_run_no_code_may_come_from_another_user(
 # What is run
 
 
-@pytest.mark.parametrize("argv", [["pwd"], ("pwd",), iter(["pwd"]), "pwd", b"pwd", Path("pwd"), [b"pwd"]], ids=repr)
+@pytest.mark.parametrize("argv", [["pwd"], ("pwd",), {"pwd": None}, "pwd", b"pwd", Path("pwd"), [b"pwd"]], ids=repr)
 def test_program_is_named_in_all_the_ways_of_subprocess(loop: reactor.Reactor, argv: Any, tmp_path: Path) -> None:
     child = ended(loop, argv, stdout=RecordingStream, cwd=tmp_path)
     assert child.argv == ("pwd",)
