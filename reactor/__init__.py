@@ -8,6 +8,7 @@ methods of `Reactor` work on the default reactor of the thread that calls them.
 from __future__ import annotations
 
 from collections.abc import Callable as _Callable
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from .addresses import Endpoint, format_address, parse_address
@@ -42,6 +43,8 @@ from .errors import (
     ReactorError,
     RemoteError,
     StateError,
+    TlsError,
+    TruncatedError,
     UnsafePickleError,
 )
 from .eventloop import Reactor
@@ -50,6 +53,9 @@ from .listener import Listener
 from .shutdown import Shutdown
 from .stream import Stream
 from .timers import Timer
+
+if _TYPE_CHECKING:
+    from .tls import ClientTls, ServerTls
 
 __all__ = [
     "AddressError",
@@ -60,6 +66,7 @@ __all__ = [
     "Channel",
     "Chat",
     "Child",
+    "ClientTls",
     "ClosedHere",
     "ClosedReactorError",
     "Codec",
@@ -85,12 +92,15 @@ __all__ = [
     "ReactorError",
     "RemoteError",
     "RestrictedPickle",
+    "ServerTls",
     "ShortKeyWarning",
     "Shutdown",
     "StateError",
     "Stream",
     "ThreadCall",
     "Timer",
+    "TlsError",
+    "TruncatedError",
     "UnsafePickleError",
     "call_at",
     "call_every",
@@ -109,6 +119,14 @@ __all__ = [
     "spawn",
     "stop",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    if name in ("ClientTls", "ServerTls"):  # not before somebody asks: ssl takes longer to load than all the rest
+        from . import tls
+
+        return globals().setdefault(name, getattr(tls, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def loop(timeout: float | None = None, count: int | None = None) -> None:

@@ -7,6 +7,9 @@ Python 3.8 to 3.11 challenge with 20 raw bytes and know no digest but MD5.
 What is added here is compatible on the wire. The 40 bytes behind ``{sha256}`` are not all random:
 the first eight name the role of the side that issued the challenge. So a challenge that is
 reflected at another one of our ends is recognised, and refused instead of answered.
+
+Over TLS they also say so, and then the answer covers a value that only the two ends of one TLS connection know
+(RFC 5929): who relays between two connections cannot pass the answer on. Peers that are not ours answer as ever.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ LEGACY_CHALLENGE = 20
 RANDOM_BYTES = 32
 TAG_BYTES = 8
 ROLE_TAGS = {"listener": b"listener", "client": b"client: "}
+BOUND_TAGS = {"listener": b"lstn+tls", "client": b"clnt+tls"}
+OUR_TAGS = {*ROLE_TAGS.values(), *BOUND_TAGS.values()}
 DIGEST_SIZES = {"md5": 16, "sha256": 32, "sha384": 48, "sha3_256": 32, "sha3_384": 48}
 MINIMUM_DIGESTS = ("md5", "sha256")
 SHORTEST_KEY = 16
@@ -93,6 +98,7 @@ class Handshake:
         minimum_digest: ``"md5"`` serves Python up to 3.11, which knows nothing else; ``"sha256"``
             neither answers nor accepts MD5.
         digest: what our challenge asks for.
+        binding: what the two ends of this very TLS connection know, and nobody else; None without TLS.
 
     Raises:
         LocalError: `minimum_digest` is neither of the two.
@@ -105,6 +111,7 @@ class Handshake:
         random: Callable[[int], bytes],
         minimum_digest: str = "md5",
         digest: str = "sha256",
+        binding: bytes | None = None,
     ) -> None:
         check_minimum_digest(minimum_digest)
         self._challenge_digest = digest.encode()
@@ -118,6 +125,10 @@ class Handshake:
         self._failure: AuthenticationError | None = None
         self._peer_is_ours = False
         self._peer_used_md5 = False
+        self._binding = binding
+        # A client finds out from the listener's challenge: in front of that there may be a proxy that ends the TLS.
+        self._is_bound = role == "listener" and binding is not None
+        self._peer_is_unbound = False
         self._decoder = HandshakeDecoder(LONGEST_FRAME)
         self._conversation = self._listener() if role == "listener" else self._client()
 
@@ -176,7 +187,8 @@ class Handshake:
 
     def _deliver(self, pending: bytes) -> Generator[bytes, bytes, bytes]:
         """Challenge the peer; return the welcome that it has earned."""
-        tag = ROLE_TAGS.get(self.role) or self._random(TAG_BYTES)
+        tags = BOUND_TAGS if self._is_bound else ROLE_TAGS
+        tag = tags.get(self.role) or self._random(TAG_BYTES)
         message = b"{%s}" % self._challenge_digest + tag + self._random(RANDOM_BYTES)
         self.expectation = "the answer to our challenge, which a peer without an authkey never sends"
         response = yield pending + encode_frame(CHALLENGE + message)
@@ -205,12 +217,19 @@ class Handshake:
             raise self._refusal(f"the challenge names no digest known here: {excerpt(message)}")
         prefix = b"{%s}" % name.encode()
         tag = message[len(prefix) : len(prefix) + TAG_BYTES]
-        if tag == ROLE_TAGS.get(self.role):
+        if tag in (ROLE_TAGS.get(self.role), BOUND_TAGS.get(self.role)):
             raise self._refusal("the peer sent back a challenge of our own kind: somebody reflects our handshake")
-        self._peer_is_ours = tag in ROLE_TAGS.values()
+        self._peer_is_ours = tag in OUR_TAGS
         if self._peer_is_ours and (self._peer_used_md5 or name == "md5"):
             raise self._refusal("the peer can do better than MD5, yet MD5 was used: somebody stands in between")
-        return prefix + self._digest(name, message)
+        if self._peer_is_ours and self._peer_is_unbound:
+            raise self._refusal("the peer's answer was not bound to this TLS connection: somebody stands in between")
+        is_bound = tag in BOUND_TAGS.values()
+        if is_bound and self._binding is None:
+            raise self._refusal("the peer speaks TLS, and this side does not: somebody stands in between")
+        if self.role == "client":
+            self._is_bound = is_bound
+        return prefix + self._digest(name, message, is_bound)
 
     def _verify(self, message: bytes, response: bytes) -> None:
         if len(response) == DIGEST_SIZES["md5"]:
@@ -224,8 +243,14 @@ class Handshake:
             self._peer_used_md5 = True
             if self._peer_is_ours:
                 raise self._refusal("the peer can do better than MD5, yet MD5 was used: somebody stands in between")
+        if self._is_bound and hmac.compare_digest(mac, self._digest(name, message, True)):
+            return
         if not hmac.compare_digest(mac, self._digest(name, message)):
-            raise self._refusal("wrong authkey: the peer's answer to our challenge does not fit our key")
+            other = ", or it came by way of another TLS connection" if self._is_bound else ""
+            raise self._refusal(f"wrong authkey: the peer's answer to our challenge does not fit our key{other}")
+        self._peer_is_unbound = self._is_bound
+        if self._peer_is_unbound and self._peer_is_ours:
+            raise self._refusal("the peer's answer was not bound to this TLS connection: somebody stands in between")
 
     def _expect_welcome(self, verdict: bytes) -> None:
         if verdict == FAILURE:
@@ -233,11 +258,11 @@ class Handshake:
         if verdict != WELCOME:
             raise self._refusal(f"a welcome was expected, the peer sent {excerpt(verdict)}")
 
-    def _digest(self, name: str, message: bytes) -> bytes:
+    def _digest(self, name: str, message: bytes, is_bound: bool = False) -> bytes:
         if name == "md5" and not self._allows_md5:
             raise self._refusal("the peer (Python 3.11 or older) knows MD5 alone, and minimum_digest is 'sha256'")
         try:
-            return hmac.digest(self._authkey, message, name)
+            return hmac.digest(self._authkey, message + (self._binding or b"") if is_bound else message, name)
         except ValueError as error:  # a system in FIPS mode
             raise self._refusal(f"this system forbids {name.upper()}: {error}") from None
 

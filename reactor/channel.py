@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from .addresses import format_address
 from .binding import close_socket
 from .codecs import Codec, Trust
-from .errors import ClosedHere, ConnectionLost, HookError, PeerClosed, ReactorError, RemoteError, StateError
-from .limits import DEFAULT_LIMITS, Limits
+from .errors import ClosedHere, ConnectionLost, HookError, PeerClosed, ReactorError, RemoteError, StateError, TlsError
+from .limits import DEFAULT_LIMITS, RECEIVE_SIZE, Limits
 from .producers import DISCARD, Discard, FileSlice, OutputQueue, Producer
 from .sending import STATES
 from .states import State, abandon, become
 from .timers import DeadlineGroup
 
 if TYPE_CHECKING:
+    import ssl
+
     from .eventloop import Reactor
+    from .tls import Tls
 
 log = logging.getLogger("reactor")
+
+DROPS_PER_UPGRADE = 256
+"""Receives of plaintext behind `start_tls`: more than any kernel holds by itself."""
 
 
 class Origin:
@@ -27,9 +34,11 @@ class Origin:
 
     __slots__ = ()
     _role: ClassVar[str] = "listener"
+    _tls: Tls | None = None
+    _host: str | None = None
 
     def _channel_authenticating(self, channel: Channel) -> None:
-        """`channel` is in the handshake from now on."""
+        """`channel` is in a handshake from now on: that of TLS, that with the key, or one after the other."""
 
     def _channel_opened(self, channel: Channel) -> None:
         """`channel` is open: it has the handshake behind it, if there is one."""
@@ -90,6 +99,7 @@ class Channel:
 
     _states: ClassVar[Mapping[str, State]] = STATES
     _hears_drained: ClassVar[bool] = False
+    _shares_tls_buffers: ClassVar[bool] = True
 
     reactor: Reactor
     socket: Any
@@ -141,6 +151,9 @@ class Channel:
     def handle_eof(self) -> None:
         """The peer has sent its last byte, and may still read. By default, `close_when_done`."""
         self.state.drain(self, PeerClosed("the peer closed the connection"))
+
+    def handle_secured(self) -> None:
+        """What `start_tls` has begun is done: from now on everything is encrypted. By default, nothing."""
 
     def handle_drained(self) -> None:
         """All that was queued has left for the kernel. By default, nothing."""
@@ -243,9 +256,53 @@ class Channel:
         self.state.resume(self)
 
     @property
+    def tls(self) -> ssl.SSLObject | None:
+        """The TLS of the channel, to be asked for its `version`, `cipher`, `getpeercert` and so on; None without."""
+        return getattr(self.socket, "session", None)
+
+    @property
+    def _has_input(self) -> bool:
+        """Whether there is input that no descriptor announces."""
+        return self._held is not None or getattr(self.socket, "has_more", False)
+
+    @property
     def _is_unfinished(self) -> bool:
         """Whether something is lost if the channel is closed now."""
         return bool(self._output)
+
+    def start_tls(self, tls: Any) -> int:
+        """Encrypt from here on; `handle_secured` is told when that is so.
+
+        What was queued until now leaves in plaintext. What is queued from now on waits, and leaves encrypted. Input
+        that has come and was not delivered yet is dropped, with a line in the log: it was sent behind the request for
+        TLS, and whoever sits between the two could have put it there (CVE-2011-0411). A pause ends with this.
+
+        Arguments:
+            tls: as for a listener on the side that accepted, and as for `connect` on the side that connected.
+        Returns: how many bytes of input were dropped.
+        Raises:
+            LocalError: it cannot be used here.
+            StateError: the channel is not open, or encrypted already.
+        """
+        from .tls import tls_for
+
+        if self._origin is None:
+            raise StateError(f"{self}: there is no connection that could be encrypted")
+        if self.tls is not None:
+            raise StateError(f"{self}: this channel is encrypted already")
+        encrypting = tls_for(self._origin, tls).wrap(self, self.socket, is_upgrade=True)
+        become(self, "upgrade")
+        self._make_queue().append_turning_point(encrypting)
+        dropped = self._drop_input()
+        with contextlib.suppress(OSError):
+            for _ in range(DROPS_PER_UPGRADE):  # whoever sends still more, and faster than this, fails the handshake
+                data = self.socket.recv(RECEIVE_SIZE)
+                if not data:
+                    break
+                dropped += len(data)
+        if dropped:
+            log.warning("%s: %d bytes came in plaintext behind the request for TLS, and were dropped", self, dropped)
+        return dropped
 
     @property
     def output_size(self) -> int:
@@ -279,19 +336,44 @@ class Channel:
 
     def _start(self) -> None:
         """The socket is connected: `begin`, and close the channel if that is not possible."""
+        assert self._origin is not None
+        tls = self._origin._tls
         try:
-            self._begin()
+            if tls is None:
+                self._begin()
+            else:
+                self.socket = tls.wrap(self, self.socket)
+                if self._is_let_in():
+                    become(self, "secure")
         except ReactorError as error:
             self._fail(error)
         except OSError as error:
             self._fail(ConnectionLost.by(error))
 
+    def _is_let_in(self) -> bool:
+        """Say that a handshake begins; return whether it still is to begin."""
+        before = self.state
+        assert self._origin is not None
+        self._origin._channel_authenticating(self)
+        return self.state is before  # a hook of the peer that had to make room may have closed this one
+
     def _begin(self) -> None:
-        """The socket is connected: authenticate, or open at once."""
+        """The socket is connected, and encrypted if that is wanted: authenticate, or open at once."""
         self._opened()
 
+    def _secured(self) -> None:
+        """The handshake of TLS is done."""
+        if self.socket.is_upgrade:
+            self._enter_open(self.handle_secured)
+        else:
+            self._begin()
+
     def _opened(self) -> None:
-        """Enter the open state and say so with `handle_open`."""
+        """Everything is ready for the first time."""
+        self._enter_open(self.handle_open)
+
+    def _enter_open(self, hook: Callable[[], object]) -> None:
+        """Enter the open state and say so with `hook`."""
         reactor = self.reactor
         assert self._origin is not None
         self._origin._channel_opened(self)
@@ -303,7 +385,7 @@ class Channel:
         elif not is_ending:
             self._output = None
         become(self, "open")
-        reactor.hook_soon(self, self.handle_open)
+        reactor.hook_soon(self, hook)
         if is_ending:
             reactor.hook_soon(self, self.close_when_done)
 
@@ -354,6 +436,20 @@ class Channel:
         if self._output is None:
             self.reactor.flush_soon(self)
         return self._make_queue()
+
+    def _drop_output(self) -> None:
+        """Drop what is queued and has not left."""
+        if self._output:
+            self._output.clear()
+            begun = getattr(self.socket, "begun", 0)
+            if begun:  # so much has been encrypted already, and leaves: the queue counts it, whatever bytes it has
+                self._make_queue().put_first(bytes(begun))
+
+    def _drop_input(self) -> int:
+        """Drop what came and was not delivered, and return how many bytes that was."""
+        dropped = sum(map(len, self._held or ()))
+        self._held = None
+        return dropped
 
     def _make_queue(self) -> OutputQueue:
         """Turn the plain list for a turn's output into a queue proper, if it is none yet."""
@@ -421,6 +517,8 @@ class Channel:
         reason = self._reason
         del self._reason
         if self.socket is not None:
+            if isinstance(reason, ClosedHere | PeerClosed | TlsError) and self.tls is not None:
+                self.socket.say_goodbye()
             close_socket(self.socket)
             self.socket = None
         origin, self._origin = self._origin, None

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from .channel import Origin
 from .connecting import Connectable
-from .errors import ConnectionLost, DecodingError, RemoteError, excerpt
+from .errors import ConnectionLost, DecodingError, RemoteError, excerpt, guess_protocol
 from .eventloop import Reactor
 from .limits import FRAMES_PER_TURN, RECEIVE_SIZE, Limits
 from .sending import STATES, Open
@@ -28,7 +28,8 @@ class OpenForChat(Open):
 
     def readable(self, channel: Chat) -> bool:  # type: ignore[override]
         splitter = channel._splitter
-        if channel._held is None:
+        was_held = channel._held is not None
+        if not was_held:
             try:
                 data = channel.socket.recv(RECEIVE_SIZE)
             except (BlockingIOError, InterruptedError):
@@ -39,6 +40,8 @@ class OpenForChat(Open):
             if not data:
                 rest = splitter.take_rest()  # the beginning of a terminator that never ended
                 if rest:
+                    if channel._has_input:  # of the end of TLS, the socket does not tell twice
+                        channel.reactor.resume_soon(channel)
                     channel.collect_incoming_data(rest)
                 else:  # with a rest the end is still there to be read, whatever the hook did
                     self.end_of_input(channel)
@@ -55,7 +58,8 @@ class OpenForChat(Open):
             if line:
                 collect(line)
                 if channel.state is not self:
-                    splitter.put_end_back()
+                    if channel._held is not None:  # else the end was dropped, too
+                        splitter.put_end_back()
                     return True
             found()
             if channel.state is not self:
@@ -66,6 +70,8 @@ class OpenForChat(Open):
             piece = splitter.next_piece()
             if piece is None:
                 channel._held = None
+                if was_held and channel._has_input:  # TLS has more behind that
+                    channel.reactor.resume_soon(channel)
                 if splitter.failure is not None:
                     channel._give_up(splitter.failure)
                 return True
@@ -73,7 +79,7 @@ class OpenForChat(Open):
             if data:
                 collect(data)
                 if channel.state is not self:
-                    if is_end:
+                    if is_end and channel._held is not None:
                         splitter.put_end_back()
                     return True
             if is_end:
@@ -142,10 +148,12 @@ class Chat(Connectable):
     def discard_buffers(self) -> None:
         """Drop what has come and was not collected yet, and what is queued and has not left."""
         self._splitter.clear()
-        if self._output:
-            self._output.clear()
+        self._drop_output()
 
     # What the engine calls
+
+    def _drop_input(self) -> int:
+        return super()._drop_input() + self._splitter.clear()
 
     def _attach(self, reactor: Reactor, peer: Any, limits: Limits, origin: Origin | None = None) -> None:
         super()._attach(reactor, peer, limits, origin)
@@ -206,6 +214,11 @@ class LineChannel(Chat):
             self.reactor.hook_soon(self, self._finish_line)
         return None
 
+    def _drop_input(self) -> int:
+        dropped = super()._drop_input() + sum(map(len, self._parts))
+        self._parts.clear()
+        return dropped
+
     def _finish_line(self) -> None:
         self.handle_unfinished(self._take_line())
 
@@ -218,4 +231,6 @@ class LineChannel(Chat):
         try:
             return data.decode(self.encoding)
         except UnicodeDecodeError as error:
-            raise DecodingError(f"a line is no {self.encoding}: {error.reason}; it begins {excerpt(data)}") from None
+            protocol = guess_protocol(data)
+            cause = f"this is {protocol}" if protocol else error.reason
+            raise DecodingError(f"a line is no {self.encoding}: {cause}; it begins {excerpt(data)}") from None

@@ -113,6 +113,7 @@ class Request:
     codec: str | Codec | None
     minimum_digest: str
     allow_unauthenticated_pickle: bool
+    tls: Any
 
     def make_channel(self, failures: int) -> tuple[Channel, Connector]:
         """Return a new channel that is Connecting, and the connector which is to be started."""
@@ -147,6 +148,12 @@ class Connector(Origin):
         self._resolving: ThreadCall | None = None
         self._timer: Timer | None = None
         self._backoff = request.backoff
+        if not request.endpoint.is_unix:
+            self._host = request.endpoint.location[0] or "localhost"
+        if request.tls is not None and request.tls is not False:
+            from .tls import tls_for
+
+            self._tls = tls_for(self, request.tls)
 
     def start(self) -> None:
         """Resolve the name, if there is one, and begin to try."""
@@ -322,6 +329,7 @@ def connect(
     limits: Limits = DEFAULT_LIMITS,
     reactor: Reactor | None = None,
     reconnect: Backoff | None = None,
+    tls: Any = None,
 ) -> AnyChannel:
     """Return a new channel that connects to `address`; what it sends before it is open waits.
 
@@ -339,6 +347,7 @@ def connect(
         reactor: the loop; by default the one of this thread.
         reconnect: make a new channel whenever this one closes, unless this program closed it. Each
             comes from `factory`; the old one hears of it in `handle_reconnecting`.
+        tls: True to encrypt, and to believe whom this system believes; a `ClientTls` says more, or an `ssl.SSLContext`.
 
     Raises:
         AddressError: the address or the family cannot be used here.
@@ -356,6 +365,7 @@ def connect(
         codec,
         minimum_digest,
         allow_unauthenticated_pickle,
+        tls,
     )
     channel, connector = request.make_channel(1)
     request.reactor.hook_soon(channel, connector.start)

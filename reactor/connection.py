@@ -77,10 +77,13 @@ class OpenForMessages(Open):
             handle(message)
             if channel.state is not self:
                 return True
-        if batch is not frames and length_hint(frames):
+        is_part = batch is not frames
+        if is_part and length_hint(frames):
             channel.reactor.resume_soon(channel)
             return True
         channel._held = None
+        if is_part and channel._has_input:  # TLS has more behind what was held
+            channel.reactor.resume_soon(channel)
         if channel._decoder.failure is not None:
             channel._give_up(channel._decoder.failure)
         return True
@@ -100,6 +103,8 @@ class Authenticating(Preparing):
         channel._want(READ)
         channel._set_deadline(channel.limits.authentication_timeout)
         channel.reactor.flush_soon(channel)
+        if channel._has_input:
+            channel.reactor.resume_soon(channel)
 
     def readable(self, channel: Channel) -> bool:
         assert isinstance(channel, Connection)
@@ -303,9 +308,7 @@ class Connection(Connectable):
         assert self._origin is not None
         trust = self._trust
         if trust.authkey is not None:
-            before = self.state
-            self._origin._channel_authenticating(self)
-            if self.state is before:  # a hook of the peer that had to make room may have closed this one
+            if self._is_let_in():
                 become(self, "authenticate")
             return
         if trust.needs_known_peer:
@@ -318,8 +321,13 @@ class Connection(Connectable):
         """Return the handshake for this side of the connection."""
         assert self._origin is not None
         assert self._trust.authkey is not None
+        tls = self.tls
         self._handshake = Handshake(
-            self._origin._role, self._trust.authkey, self.reactor.random, self._trust.minimum_digest
+            self._origin._role,
+            self._trust.authkey,
+            self.reactor.random,
+            self._trust.minimum_digest,
+            binding=None if tls is None else tls.get_channel_binding("tls-unique"),
         )
         return self._handshake
 
@@ -343,6 +351,10 @@ class Connection(Connectable):
 
     def _header_for(self, size: int) -> bytes:
         return frame_header(size)
+
+    def _drop_input(self) -> int:
+        frames, self._held = list(self._held or ()), None
+        return sum(len(frame_header(len(frame))) + len(frame) for frame in frames) + self._decoder.clear()
 
     def _input_finished(self) -> RemoteError | None:
         return self._decoder.finish()

@@ -15,6 +15,8 @@
     │   ├── AuthenticationError the handshake failed
     │   ├── ConnectError        no connection could be made
     │   ├── ConnectionLost      the connection broke
+    │   │   ├── TlsError        the TLS handshake failed, or what came is not what was encrypted
+    │   │   └── TruncatedError  the connection ended without the word that TLS ends with
     │   ├── DatagramError       a datagram is lost; the channel goes on
     │   ├── DeadlineError       the peer took longer than the state it is in allows
     │   ├── FrameError          bytes that are no frame, a frame too large, a frame cut short
@@ -31,6 +33,21 @@ from __future__ import annotations
 
 EXCERPT = 48
 
+_PROTOCOLS = {
+    b"GET ": "an HTTP request",
+    b"POST": "an HTTP request",
+    b"HEAD": "an HTTP request",
+    b"PUT ": "an HTTP request",
+    b"OPTI": "an HTTP request",
+    b"CONN": "an HTTP request",
+    b"PRI ": "an HTTP/2 request",
+    b"HTTP": "an HTTP response",
+    b"SSH-": "an SSH peer",
+    b"\x16\x03\x01": "a TLS handshake",
+    b"\x16\x03\x03": "a TLS handshake",
+    b"EHLO": "an SMTP client",
+}
+
 
 def excerpt(data: bytes) -> str:
     """Return `data`, which a peer sent, as a bounded representation on one line.
@@ -40,6 +57,14 @@ def excerpt(data: bytes) -> str:
     if len(data) <= EXCERPT:
         return repr(bytes(data))
     return f"{bytes(data[:EXCERPT])!r}... ({len(data)} bytes)"
+
+
+def guess_protocol(data: bytes) -> str | None:
+    """Return what the first bytes of a peer that speaks something else look like, in words; None for no idea."""
+    for start, protocol in _PROTOCOLS.items():
+        if data.startswith(start):
+            return protocol
+    return None
 
 
 def printable(text: str) -> str:
@@ -146,11 +171,36 @@ class ConnectionLost(RemoteError):
 
     @classmethod
     def by(cls, cause: OSError) -> ConnectionLost:
-        """Return the error that `cause`, from the operating system, means."""
-        return cls(f"connection lost: {cause.strerror or cause}", cause.errno)
+        """Return the error that `cause`, from the operating system or from TLS, means."""
+        return (
+            cause
+            if isinstance(cause, ConnectionLost)
+            else cls(f"connection lost: {cause.strerror or cause}", cause.errno)
+        )
 
     def _message(self) -> str:
         return str(self.args[0])
+
+
+class TlsError(ConnectionLost, OSError):
+    """The TLS handshake failed, or what came is not what the peer encrypted.
+
+    Attributes:
+        reason: OpenSSL's word for it, such as ``"CERTIFICATE_VERIFY_FAILED"``; None where it has none.
+    """
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message, None)
+        self.args = (message, reason)
+        self.reason = reason
+
+
+class TruncatedError(ConnectionLost, OSError):
+    """The connection ended without the word that TLS ends with: something may have been cut off."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, None)
+        self.args = (message,)
 
 
 class DatagramError(RemoteError):

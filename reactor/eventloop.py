@@ -236,7 +236,7 @@ class Reactor:
             # a channel that is flushed or resumed once too often takes no harm.
             self.dirty += dirty
             self._resumed.update(resumed)
-            if getattr(channel, "_held", None) is not None:
+            if getattr(channel, "_has_input", False):
                 self._resumed[channel] = None
             if self._from_threads:
                 self._wakeup_sent = False
@@ -495,6 +495,10 @@ class Reactor:
         self.channels.pop(channel, None)
         self._spin_guard.forget(channel)
         self._look_after_shutdown()
+
+    def note_progress(self, channel: Channel) -> None:
+        """Something came of an event after all, though the state of `channel` could not tell."""
+        self._spin_guard.forget(channel)
 
     def unregister(self, fileobj: Any) -> None:
         """Watch `fileobj` no more."""

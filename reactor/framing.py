@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from .errors import FrameError, RemoteError, excerpt
+from .errors import FrameError, RemoteError, excerpt, guess_protocol
 
 SHORT = struct.Struct("!i")
 LONG = struct.Struct("!Q")
@@ -24,21 +24,6 @@ _unpack = SHORT.unpack_from
 _unpack_unsigned = struct.Struct("!I").unpack_from
 
 _REFUSED_EXCERPT = 24
-
-_STRANGERS = {
-    b"GET ": "an HTTP request",
-    b"POST": "an HTTP request",
-    b"HEAD": "an HTTP request",
-    b"PUT ": "an HTTP request",
-    b"OPTI": "an HTTP request",
-    b"CONN": "an HTTP request",
-    b"PRI ": "an HTTP/2 request",
-    b"HTTP": "an HTTP response",
-    b"SSH-": "an SSH peer",
-    b"\x16\x03\x01": "a TLS handshake",
-    b"\x16\x03\x03": "a TLS handshake",
-    b"EHLO": "an SMTP client",
-}
 
 
 def frame_header(size: int) -> bytes:
@@ -130,6 +115,11 @@ class FrameDecoder:
         return SHORT.size - len(self._head)
 
     @property
+    def announced(self) -> int:
+        """How many bytes the frame will have whose header is here; 0 where none is."""
+        return self._size if self._body is not None else 0
+
+    @property
     def is_between(self) -> bool:
         """Whether this is the place between two frames: all that came was complete."""
         return self._between
@@ -180,6 +170,12 @@ class FrameDecoder:
             self._between = False
         return frames
 
+    def clear(self) -> int:
+        """Drop what has come of an unfinished frame, and return how many bytes that was."""
+        dropped = len(self._head) if self._body is None else SHORT.size + self._body.tell()
+        self._head, self._body, self._between = b"", None, True
+        return dropped
+
     def finish(self) -> FrameError | None:
         """Return the error that an end of the stream at this place means, or None between two frames."""
         if self._body is not None:
@@ -220,7 +216,7 @@ class FrameDecoder:
             message = f"a frame cannot be {size} bytes long"
         else:
             message = f"a frame of {size} bytes is under the minimum of {self.minimum}"
-        for start, stranger in _STRANGERS.items():
-            if head.startswith(start):
-                return FrameError(f"this is {stranger}, not a frame: {excerpt(head)}")
+        protocol = guess_protocol(head)
+        if protocol is not None:
+            return FrameError(f"this is {protocol}, not a frame: {excerpt(head)}")
         return FrameError(f"{message}; it begins {excerpt(head)}")

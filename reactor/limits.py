@@ -57,7 +57,10 @@ class Limits:
     """For resolving the name and connecting, all addresses together."""
 
     authentication_timeout: float | None = 10.0
-    """For the whole handshake, from accept (or connect) to the last welcome."""
+    """For the whole handshake with the key, from its first challenge to the last welcome."""
+
+    tls_timeout: float | None = 10.0
+    """For the handshake of TLS, which comes in front of the other one."""
 
     idle_timeout: float | None = 86400.0
     """For an open channel on which nothing comes in and nothing goes out. A day, so that a worker
@@ -79,7 +82,7 @@ class Limits:
     """On one listener from one host; one more is closed at once, with a log line."""
 
     maximum_unauthenticated: int = 1_000
-    """On one listener, still in the handshake. One more, and the one that waited longest goes."""
+    """On one listener, still in a handshake, with the key or of TLS. One more, and the one that waited longest goes."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -103,6 +103,7 @@ class Listener(Channel, Origin):
         reactor: the loop; by default the one of this thread.
         sock: a socket that is bound already, instead of an address. It belongs to the listener then.
         reuse_port: let several processes listen on the same port (SO_REUSEPORT).
+        tls: two files, (certificate, key), to encrypt all connections; a `ServerTls` says more, or an `ssl.SSLContext`.
 
     Raises:
         AddressError: the address or the family cannot be used here.
@@ -114,7 +115,7 @@ class Listener(Channel, Origin):
     """
 
     __slots__ = (
-        "_file", "_options", "_peers", "_troubled", "_trust", "_unauthenticated",
+        "_file", "_options", "_peers", "_tls", "_troubled", "_trust", "_unauthenticated",
         "address", "backlog", "connections", "factory", "family", "last_accepted", "reuse_port",
     )  # fmt: skip
 
@@ -135,6 +136,7 @@ class Listener(Channel, Origin):
         reactor: Reactor | None = None,
         sock: socket.socket | None = None,
         reuse_port: bool = False,
+        tls: Any = None,
     ) -> None:
         if not callable(factory):
             raise LocalError(f"a listener needs to know what to make of a connection: a class, not {factory!r}")
@@ -151,6 +153,11 @@ class Listener(Channel, Origin):
         self._peers: Counter[str] = Counter()
         self._unauthenticated: OrderedDict[Channel, None] = OrderedDict()
         self._file: SocketFile | None = None
+        self._tls = None
+        if tls is not None and tls is not False:
+            from .tls import tls_for
+
+            self._tls = tls_for(self, tls)
         reactor = reactor or get_reactor()
         try:
             is_unix = self._bind(address, family, reuse_port, reactor, sock)
@@ -228,6 +235,8 @@ class Listener(Channel, Origin):
         return progress
 
     def _channel_authenticating(self, channel: Channel) -> None:
+        if channel in self._unauthenticated:
+            return
         if len(self._unauthenticated) >= self.limits.maximum_unauthenticated:
             self._make_room("maximum_unauthenticated", self.limits.maximum_unauthenticated)
         self._unauthenticated[channel] = None
@@ -304,9 +313,9 @@ class Listener(Channel, Origin):
     def _make_room(self, limit: str, value: int) -> None:
         """Close the peer that has been in the handshake for longest: silence must lock nobody out."""
         oldest, _ = self._unauthenticated.popitem(last=False)
-        if oldest.state is oldest._states["Authenticating"]:
+        if oldest.state.name in ("Securing", "Authenticating"):
             oldest._fail(
-                LimitError(f"not authenticated yet, and the next one needs the place: {value} ({limit})", limit)
+                LimitError(f"still in the handshake, and the next one needs the place: {value} ({limit})", limit)
             )
         else:
             oldest.close()  # refused already, and said so

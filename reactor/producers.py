@@ -143,6 +143,19 @@ def _chunks_of(iterator: Iterator[Any]) -> Produce:
     return produce
 
 
+class TurningPoint:
+    """Stands in a queue where encryption begins: nothing behind it leaves before somebody has taken it out.
+
+    Arguments:
+        sock: through which that leaves then.
+    """
+
+    __slots__ = ("sock",)
+
+    def __init__(self, sock: Any) -> None:
+        self.sock = sock
+
+
 class OutputQueue:
     """What waits for a peer: buffers and producers, first in, first out.
 
@@ -159,7 +172,7 @@ class OutputQueue:
     __slots__ = ("_entries", "_frame", "_limits", "_mark", "_producers", "sealed", "size", "taken_at")
 
     def __init__(self, limits: Limits, frame: Callable[[bytes], bytes] | None = None) -> None:
-        self._entries: deque[bytes | memoryview | FileSlice | Producer] = deque()
+        self._entries: deque[bytes | memoryview | FileSlice | Producer | TurningPoint] = deque()
         self._limits = limits
         self._frame = frame
         self._mark = limits.high_water
@@ -217,6 +230,18 @@ class OutputQueue:
         """Queue `data` in front of everything."""
         self._entries.appendleft(data)
         self.size += len(data)
+
+    def append_turning_point(self, sock: Any) -> None:
+        """Hold back what is queued from here on, which is for another socket."""
+        self._entries.append(TurningPoint(sock))
+
+    def take_turning_point(self) -> Any:
+        """Take the turning point out if it is next in line, and return its socket; None where something else is."""
+        if not self._entries or not isinstance(self._entries[0], TurningPoint):
+            return None
+        point = self._entries.popleft()
+        assert isinstance(point, TurningPoint)
+        return point.sock
 
     def seal(self) -> None:
         """Take nothing more: the channel is closing."""
@@ -285,10 +310,12 @@ class OutputQueue:
             entries.popleft()
 
     def clear(self) -> None:
-        """Drop everything, and close the files and generators that wait."""
+        """Drop everything but a turning point, and close the files and generators that wait."""
         self.size = self._producers = 0
+        kept = [entry for entry in self._entries if isinstance(entry, TurningPoint)]
         while self._entries:
             _close_entry(self._entries.popleft())
+        self._entries.extend(kept)
 
 
 class Discard:
@@ -314,7 +341,7 @@ class Discard:
 DISCARD = Discard()
 
 
-def _close_entry(entry: bytes | memoryview | FileSlice | Producer) -> None:
+def _close_entry(entry: bytes | memoryview | FileSlice | Producer | TurningPoint) -> None:
     if isinstance(entry, FileSlice):
         close_source(entry.file)
     elif isinstance(entry, Producer):

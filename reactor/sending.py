@@ -11,6 +11,7 @@ from .errors import ClosedHere, ConnectionLost, DeadlineError, ProducerError, Re
 from .eventloop import READ, WRITE
 from .limits import FLUSH_SIZE, RECEIVE_SIZE
 from .producers import BYTES_PER_CALL, CHUNK, DISCARD, FileSlice, OutputQueue
+from .securing import Securing
 from .states import Closed, Connecting, New, Preparing, State, become
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class Open(Sending):
 
     def enter(self, channel: Channel) -> None:
         super().enter(channel)
-        if channel._held is not None:
+        if channel._has_input:
             channel.reactor.resume_soon(channel)
 
     def readable(self, channel: Channel) -> bool:
@@ -227,6 +228,35 @@ class Paused(Sending):
             channel.state.pressed(channel)
 
 
+class Upgrading(Sending):
+    """Sends what was queued in front of `start_tls`, and reads nothing: what the peer says now belongs to TLS."""
+
+    name = "Upgrading"
+
+    def enter(self, channel: Channel) -> None:
+        super().enter(channel)
+        channel.reactor.flush_soon(channel)
+
+    def flush_queue(self, channel: Channel) -> bool:
+        progress = super().flush_queue(channel)
+        queue = channel._output
+        if channel.state is self and isinstance(queue, OutputQueue):
+            encrypting = queue.take_turning_point()
+            if encrypting is not None:
+                channel.socket = encrypting
+                become(channel, "secure")
+        return progress
+
+    def pause(self, channel: Channel) -> None:
+        State.pause(self, channel)
+
+    def drain(self, channel: Channel, reason: ReactorError) -> None:
+        Preparing.drain(self, channel, reason)
+
+    def shutdown(self, channel: Channel) -> None:
+        State.shutdown(self, channel)
+
+
 class HalfClosed(Sending):
     name = "HalfClosed"
 
@@ -256,15 +286,20 @@ class Closing(Sending):
         channel.reactor.flush_soon(channel)
 
     def drained(self, channel: Channel) -> None:
-        channel._output = DISCARD
-        channel._set_deadline(channel.limits.linger_timeout)
         try:
             channel.socket.shutdown(socket.SHUT_WR)
+        except BlockingIOError:  # TLS has a last word to say first
+            channel._want(READ | WRITE)
+            return
         except OSError:
             self.close(channel, channel._reason)  # the peer is gone already
         else:
+            channel._output = DISCARD
+            channel._set_deadline(channel.limits.linger_timeout)
             # If its end of stream was seen before, it is still there to be read.
             channel._want(READ)
+            if channel._has_input:
+                channel.reactor.resume_soon(channel)
 
     def readable(self, channel: Channel) -> bool:
         try:
@@ -313,7 +348,7 @@ def send_file(channel: Channel, file: FileSlice) -> int:
     """Send a piece of `file`, from kernel to kernel where that is possible; return how many bytes."""
     source = file.file.fileno()
     sendfile = channel.reactor.sendfile
-    if sendfile is not None:
+    if sendfile is not None and channel.tls is None:
         try:
             return sendfile(channel.socket.fileno(), source, file.offset, min(file.size, BYTES_PER_CALL))
         except OSError as error:
@@ -325,6 +360,17 @@ def send_file(channel: Channel, file: FileSlice) -> int:
 
 STATES: dict[str, State] = {
     state.name: state
-    for state in (New(), Connecting(), Open(), Throttled(), Paused(), HalfClosed(), Closing(), Closed())
+    for state in (
+        New(),
+        Connecting(),
+        Securing(),
+        Open(),
+        Throttled(),
+        Paused(),
+        Upgrading(),
+        HalfClosed(),
+        Closing(),
+        Closed(),
+    )
 }
 """The states of a raw stream; other channels replace some of them and add their own."""

@@ -97,12 +97,15 @@ class Splitter:
         """Whether there is input, beside `lines`, that was not looked at."""
         return self._position < len(self._buffer)
 
-    def clear(self) -> None:
-        """Drop what has not been handed out."""
-        list(self.lines)  # used up, for whoever iterates over it at this moment
+    def clear(self) -> int:
+        """Drop what has not been handed out, and return how many bytes that was."""
+        end = len(self.terminator) if isinstance(self.terminator, bytes) else 0
+        # The lines are used up, for whoever iterates over them at this moment.
+        dropped = sum(len(line) + end for line in self.lines) + len(self._buffer) - self._position + self._matched
         self._buffer = b""
         self._position = self._matched = self._since = 0
         self._end_is_due = False
+        return dropped
 
     def take_rest(self) -> bytes:
         """Return what was held back as the beginning of a terminator: the input ends here."""

@@ -7,6 +7,7 @@ import inspect
 import os
 import selectors
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,7 +41,9 @@ IMPORT_ORDER = [
     "states",
     "eventloop",
     "defaults",
+    "securing",
     "sending",
+    "tls",
     "channel",
     "connecting",
     "stream",
@@ -56,6 +59,7 @@ IMPORT_ORDER = [
     "children",
     "blocking.connection",
     "blocking.handshake",
+    "blocking.encrypted",
     "blocking.guests",
     "blocking.listener",
     "blocking.__init__",
@@ -117,6 +121,7 @@ NEEDS_THE_REAL_ONE = {
     ("blocking.connection", "time.monotonic"),
     ("blocking.connection", "socket.socket"),
     ("blocking.handshake", "time.monotonic"),
+    ("blocking.encrypted", "time.monotonic"),
     ("blocking.guests", "time.monotonic"),
     ("blocking.listener", "time.monotonic"),
     ("compat.asyncore", "socket.socket"),
@@ -601,7 +606,15 @@ def test_public_methods_have_docstrings() -> None:
     assert undocumented == []
 
 
+def test_ssl_is_loaded_only_when_somebody_asks_for_it() -> None:
+    ask = "import sys, reactor; print('ssl' in sys.modules); reactor.ServerTls; print('ssl' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["False", "True"]
+
+
 def test_public_names_are_all_listed() -> None:
+    for name in reactor.__all__:
+        assert getattr(reactor, name)  # some are there only when somebody asks for them
     shown = {
         name for name in vars(reactor) if not name.startswith("_") and not inspect.ismodule(getattr(reactor, name))
     }

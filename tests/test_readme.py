@@ -15,6 +15,7 @@ import multiprocessing.connection
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ import pytest
 import reactor
 from reactor import errors, limits, states
 from reactor.simulation import SimulationFailure, simulate
+from tests.certificates import authorities, certificate
 from tests.conftest import ROOT
 
 README = ROOT / "README.md"
@@ -230,9 +232,20 @@ def environment() -> dict[str, str]:
     return {**clean, "PYTHONPATH": str(ROOT)}
 
 
+def furnish(directory: Path) -> None:
+    """Put the files into `directory` that the programs expect."""
+    for name, source in {
+        "server.pem": certificate(),
+        "server.key": certificate(),
+        "authorities.pem": authorities(),
+    }.items():
+        shutil.copy(source, directory / name)
+
+
 @contextmanager
 def serving(program: Program, directory: Path) -> Iterator[int]:
     """Run a server of the README, give its port, and end it with SIGTERM."""
+    furnish(directory)
     assert program.source.count(ADDRESS) == 1
     script = directory / "server.py"
     script.write_text(program.source.replace(ADDRESS, '"localhost", 0'), "utf-8")
@@ -241,6 +254,7 @@ def serving(program: Program, directory: Path) -> Iterator[int]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(),
+        cwd=directory,
         text=True,
     ) as process:
         assert process.stdout is not None
@@ -266,7 +280,13 @@ def run(program: Program, directory: Path, port: int = 0) -> list[str]:
     script = directory / "program.py"
     script.write_text(program.source.replace(ADDRESS, f'"localhost", {port}'), "utf-8")
     done = subprocess.run(
-        command(str(script)), capture_output=True, env=environment(), text=True, timeout=20, check=False
+        command(str(script)),
+        capture_output=True,
+        env=environment(),
+        cwd=directory,
+        text=True,
+        timeout=20,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()

@@ -18,11 +18,14 @@ from collections import deque
 from collections.abc import Iterable
 from multiprocessing import BufferTooShort, reduction
 from types import TracebackType
-from typing import Any, NoReturn, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex
 
 from ..connection import JOINED, part_of
 from ..framing import SHORT, FrameDecoder, complete_frames, encode_frames, frame_header
 from ..limits import KIB, MIB, RECEIVE_SIZE
+
+if TYPE_CHECKING:
+    import ssl
 
 UNLIMITED = sys.maxsize
 
@@ -113,6 +116,11 @@ class Connection:
     def writable(self) -> bool:
         """Whether messages can be sent."""
         return self._writable
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """The TLS of the connection, to be asked for its `version`, `cipher`, `getpeercert` and so on; None without."""
+        return None
 
     def fileno(self) -> int:
         """Return the descriptor, for `select` and the like: it is readable while a message waits, and at the end.
@@ -283,11 +291,7 @@ class Connection:
 
     def _wait(self, event: int, timeout: float | None) -> bool:
         """Return whether `event` comes within `timeout` seconds."""
-        if timeout is not None:
-            timeout = None if timeout >= LONGEST_WAIT else max(timeout, 0) * 1000
-        poll = select.poll()
-        poll.register(self.fileno(), event)
-        return bool(poll.poll(timeout))
+        return wait_for(self.fileno(), event, timeout)
 
     def _fetch(self, maximum: int, timeout: float | None) -> bytes:
         """Return the next message, none being ready; from a large one that has over `maximum` bytes take nothing."""
@@ -345,12 +349,16 @@ class Connection:
                         raise TimeoutError("a message has not come to its end in time")
                 data = self._read(min(decoder.needed, LARGEST_READ), deadline)
                 if not data:
-                    self._decoder = FrameDecoder(UNLIMITED)
-                    if decoder.is_between_parts:  # for the original each of these is an end in good order
-                        raise EOFError
-                    raise OSError(f"got end of file during message: {decoder.finish()}")
+                    self._raise_end()
         finally:
             decoder.maximum = UNLIMITED  # the next call may have another limit, or none
+
+    def _raise_end(self) -> NoReturn:
+        """The stream has ended; what had come of a message goes with it."""
+        decoder, self._decoder = self._decoder, FrameDecoder(UNLIMITED)
+        if decoder.is_between_parts:  # for the original each of these is an end in good order
+            raise EOFError
+        raise OSError(f"got end of file during message: {decoder.finish()}")
 
     def _read(self, size: int, deadline: float | None, flags: int = 0) -> bytes:
         if deadline is None:
@@ -418,10 +426,7 @@ class Connection:
                         self._wait(select.POLLOUT, None)
                     continue
                 has_begun = True
-                while queue and sent >= len(queue[0]):
-                    sent -= len(queue.popleft())
-                if queue:
-                    queue[0] = queue[0][sent:]
+                drop_front(queue, sent)
         except BaseException as error:
             if has_begun and not isinstance(error, ConnectionError):
                 self._writable = False  # what followed would be taken for the rest of the message
@@ -442,6 +447,23 @@ class Connection:
         """Send no more if `error` is no system call's, but of a signal's handler: how much has left is lost with it."""
         if getattr(error, "errno", None) is None:
             self._writable = False
+
+
+def drop_front(queue: deque[memoryview], size: int) -> None:
+    """Drop the first `size` bytes of what is in `queue`, and what is empty behind them."""
+    while queue and size >= len(queue[0]):
+        size -= len(queue.popleft())
+    if queue:
+        queue[0] = queue[0][size:]
+
+
+def wait_for(number: int, event: int, timeout: float | None) -> bool:
+    """Return whether `event`, as of poll(2), comes at the descriptor within `timeout` seconds."""
+    if timeout is not None:
+        timeout = None if timeout >= LONGEST_WAIT else max(timeout, 0) * 1000
+    poll = select.poll()
+    poll.register(number, event)
+    return bool(poll.poll(timeout))
 
 
 def _socket_of(number: int) -> socket.socket | None:

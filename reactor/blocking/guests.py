@@ -99,7 +99,10 @@ class Reception:
 
 
 class AuthenticatingExactly(Authenticating):
-    """Takes no byte from the socket that is not the handshake's: the rest is for the connection."""
+    """Takes no byte from the socket that is not the handshake's: the rest is for the connection.
+
+    Over TLS that cannot be, for a record comes as a whole; see `_authenticated`.
+    """
 
     def receive_size(self, handshake: Handshake) -> int:
         return handshake.needed
@@ -108,13 +111,15 @@ class AuthenticatingExactly(Authenticating):
 class Guest(MessageChannel):
     """A channel that becomes a blocking `Connection` as soon as it is open."""
 
-    __slots__ = ("_hall",)
+    __slots__ = ("_hall", "_trailing")
 
     codec = "bytes"
+    _shares_tls_buffers = False  # the connection may be used in another thread than that of the reactor
     _states: ClassVar[Mapping[str, State]] = {**MessageChannel._states, "Authenticating": AuthenticatingExactly()}
 
     def __init__(self, hall: Hall) -> None:
         self._hall: Hall | None = hall
+        self._trailing = b""
 
     def handle_open(self) -> None:
         if self._output:
@@ -136,8 +141,20 @@ class Guest(MessageChannel):
             self._hall.refused.append(reason)
             self.reactor.stop()
 
+    def _authenticated(self, trailing: bytes) -> None:
+        self._trailing = trailing
+        super()._authenticated(b"")
+
     def _arrive(self) -> None:
-        connection = Connection._over(self._take_socket())
+        is_encrypted = self.tls is not None
+        sock = self._take_socket()
+        if is_encrypted:
+            from .encrypted import EncryptedConnection
+
+            sock.leave_channel()
+            connection: Connection = EncryptedConnection(sock, self._trailing)
+        else:
+            connection = Connection._over(sock)
         hall, self._hall = self._hall, None
         assert hall is not None
         hall.arrived.append((connection, self.peer))

@@ -26,7 +26,7 @@ from .handshake import AuthenticationError
 
 log = logging.getLogger("reactor")
 
-PATIENT = dataclasses.replace(DEFAULT_LIMITS, connect_timeout=None, authentication_timeout=None)
+PATIENT = dataclasses.replace(DEFAULT_LIMITS, connect_timeout=None, tls_timeout=None, authentication_timeout=None)
 """For a client: how long to wait is for its caller to say."""
 
 _listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
@@ -46,7 +46,9 @@ class Listener:
         authkey: the key that peers must have, in bytes. Without one, whoever can connect can send pickles, and a
             pickle runs code.
         strict: have `accept` raise what is wrong with a peer, as the original does.
-        limits: what is granted to peers in the handshake: `authentication_timeout` and `maximum_unauthenticated`.
+        limits: what is granted to peers in the handshake: `authentication_timeout`, `tls_timeout` and
+            `maximum_unauthenticated`.
+        tls: as for `reactor.Listener`: two files, (certificate, key), for example.
 
     Raises:
         TypeError: the key is no bytes object.
@@ -64,6 +66,7 @@ class Listener:
         authkey: bytes | None = None,
         strict: bool = False,
         limits: Limits = DEFAULT_LIMITS,
+        tls: Any = None,
     ) -> None:
         self.address: Any
         """Where it listens."""
@@ -72,11 +75,12 @@ class Listener:
         self.last_accepted: Any = None
         """The address of the peer that `accept` returned last."""
         if is_pipe(address, family):
+            check_no_tls(tls)
             self._original = original.Listener(address, family, backlog, authkey=authkey)
             self.address = self._original.address
             return
         check_authkey(authkey)
-        self._options: dict[str, Any] = {"backlog": backlog, "authkey": authkey, "limits": limits}
+        self._options: dict[str, Any] = {"backlog": backlog, "authkey": authkey, "limits": limits, "tls": tls}
         self._is_closed = False
         self._lock = threading.Lock()
         self._open(address=address, family=family)
@@ -139,6 +143,7 @@ class Listener:
 
     def _open(self, **where: Any) -> None:
         self._reception = Reception(**where, **self._options)
+        self._options["tls"] = self._reception.listener._tls  # a child may not be allowed to read the files again
         self._cleanup = weakref.finalize(self, self._reception.close)
 
     def _accept(self, deadline: float | None) -> Connection:
@@ -187,7 +192,12 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 def Client(
-    address: Address, family: str | None = None, authkey: bytes | None = None, *, timeout: float | None = None
+    address: Address,
+    family: str | None = None,
+    authkey: bytes | None = None,
+    *,
+    timeout: float | None = None,
+    tls: Any = None,
 ) -> Connection:
     """Return a connection to `address`.
 
@@ -197,6 +207,7 @@ def Client(
             which is handed over to the standard library as a whole, without timeouts; that is not tested.
         authkey: the key that both sides have, in bytes.
         timeout: seconds for all of it, from the name to the handshake; None waits for as long as it takes.
+        tls: as for `reactor.connect`: True to believe whom this system believes, for example.
 
     Raises:
         TypeError: the key is no bytes object.
@@ -208,11 +219,14 @@ def Client(
         TimeoutError: it took too long.
     """
     if is_pipe(address, family):
+        check_no_tls(tls)
         return original.Client(address, family, authkey)  # type: ignore[return-value]
     check_authkey(authkey)
     hall = Hall()
     with Reactor(threads=HastyPool(1, "resolver")) as reactor:
-        connecting.connect(address, hall.guest, family=family, authkey=authkey, limits=PATIENT, reactor=reactor)
+        connecting.connect(
+            address, hall.guest, family=family, authkey=authkey, limits=PATIENT, reactor=reactor, tls=tls
+        )
         reactor.loop(timeout)
         if hall.arrived:
             return hall.arrived.popleft()[0]
@@ -240,6 +254,12 @@ def is_pipe(address: Any, family: str | None) -> bool:
     return sys.platform == "win32" and (family == "AF_PIPE" or is_local or (address is None and family is None))
 
 
+def check_no_tls(tls: Any) -> None:
+    """Raise LocalError where `tls` was asked for on a named pipe."""
+    if tls:
+        raise errors.LocalError("there is no TLS on a named pipe; give a port or a path, or no tls=")
+
+
 def check_authkey(authkey: bytes | None) -> None:
     """Raise TypeError where `authkey` is no bytes object, LocalError where it is empty."""
     if authkey is None:
@@ -251,6 +271,8 @@ def check_authkey(authkey: bytes | None) -> None:
 
 def as_the_original(error: ReactorError) -> Exception:
     """Return what the original raises where a channel closed for `error`."""
+    if isinstance(error, errors.TlsError | errors.TruncatedError):
+        return error
     if isinstance(error, errors.ConnectError | errors.ConnectionLost):
         message = error._message()
         if error.errno is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import itertools
 import math
 import os
 import sys
@@ -69,13 +70,15 @@ class Part:
 class Ledger:
     """What one channel was given to send, as far as its peer has not received it."""
 
-    __slots__ = ("_parts", "channel", "is_framed", "received", "sent")
+    __slots__ = ("_is_over", "_parts", "_turning_points", "channel", "is_framed", "received", "sent")
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.is_framed = isinstance(channel, Connection)
         self.sent = self.received = 0
+        self._is_over = False
         self._parts: deque[Part] = deque()
+        self._turning_points: deque[Part] = deque()
         queued = channel._output
         if isinstance(queued, list):
             for data in queued:
@@ -94,8 +97,23 @@ class Ledger:
         if isinstance(queue, OutputQueue) and not queue.sealed:
             self._watch(queue._entries[-1])
 
+    def turn(self) -> None:
+        """From here on all is encrypted: a part that never comes stands in between, until the peer encrypts too."""
+        point = Part()
+        self._turning_points.append(point)
+        self._parts.append(point)
+
+    def pass_turning_point(self) -> None:
+        """The peer encrypts from here on: what was sent in plaintext and was not delivered is never delivered."""
+        if self._turning_points:
+            point = self._turning_points.popleft()
+            while self._parts.popleft() is not point:
+                pass
+
     def receive(self, data: bytes) -> str | None:
         """The peer has received a frame, or a piece of a stream. Return what is wrong with it, if anything is."""
+        if self._is_over:
+            return None
         self.received += 1
         expected = self._next()
         if self.is_framed:
@@ -106,6 +124,9 @@ class Ledger:
             self._parts[0].chunks.popleft()
             return None
         while data:
+            if expected is None and self._is_turning and not self._has_leaked(data):
+                self._is_over = True  # a program that knows nothing of TLS is given what TLS says
+                return None
             if expected is None:
                 return f"{len(data)} bytes were delivered that were never sent"
             size = min(len(expected), len(data))
@@ -119,6 +140,17 @@ class Ledger:
             data = data[size:]
             expected = self._next() if data else None
         return None
+
+    @property
+    def _is_turning(self) -> bool:
+        """Whether all that was sent in plaintext was received."""
+        return bool(self._turning_points) and self._parts[0] is self._turning_points[0]
+
+    def _has_leaked(self, data: bytes) -> bool:
+        """Return whether `data`, which came in plaintext, is what was to be encrypted."""
+        behind = next((chunk for part in itertools.islice(self._parts, 1, None) for chunk in part.chunks), b"")
+        size = min(len(behind), len(data))
+        return size > 0 and behind[:size] == data[:size]
 
     def _next(self) -> bytes | None:
         parts = self._parts
@@ -172,6 +204,12 @@ class Noted:
     def handle_eof(self) -> None:
         witness_of(self).hook(self, "handle_eof")
         super().handle_eof()  # type: ignore[misc]
+
+    def handle_secured(self) -> None:
+        witness = witness_of(self)
+        witness.hook(self, "handle_secured")
+        witness.secured(self)
+        super().handle_secured()  # type: ignore[misc]
 
     def handle_drained(self) -> None:
         witness_of(self).hook(self, "handle_drained")
@@ -239,6 +277,11 @@ class StreamLedger(Channel):
         if not is_buffer(source):
             witness_of(self).queued(self).add_producer(self._output)
 
+    def start_tls(self, tls: Any) -> int:
+        dropped = super().start_tls(tls)
+        witness_of(self).queued(self).turn()
+        return dropped
+
     def _opened(self) -> None:
         witness_of(self).opened(self)
         super()._opened()
@@ -264,6 +307,11 @@ class FrameLedger(Connection):
         super()._push_producer(source)
         if not is_buffer(source):
             witness_of(self).queued(self).add_producer(self._output)
+
+    def start_tls(self, tls: Any) -> int:
+        dropped = super().start_tls(tls)
+        witness_of(self).queued(self).turn()
+        return dropped
 
     def _opened(self) -> None:
         witness = witness_of(self)
@@ -308,6 +356,11 @@ def witness_of(channel: Any) -> Witness:
     channels = channel.reactor.channels
     assert isinstance(channels, NotedChannels)
     return channels.witness
+
+
+def endpoint_of(channel: Any) -> Any:
+    """Return what the network knows of the socket of `channel`, below its TLS."""
+    return getattr(channel.socket, "_raw", channel.socket).endpoint
 
 
 def noted(cls: type[Channel]) -> type[Channel]:
@@ -411,7 +464,13 @@ class Witness:
 
     def opened(self, channel: Channel) -> None:
         """`channel` is open: whoever is at the other end of its connection receives what it sends."""
-        channel.socket.endpoint.ledger = self._ledgers[channel]
+        endpoint_of(channel).ledger = self._ledgers[channel]
+
+    def secured(self, channel: Any) -> None:
+        """`channel` is open again, and encrypted from here on."""
+        peer = endpoint_of(channel).peer if channel.socket is not None else None
+        if peer is not None and peer.ledger is not None:
+            peer.ledger.pass_turning_point()
 
     def queued(self, channel: Channel) -> Ledger:
         """Something is queued on `channel`: return its ledger."""
@@ -435,7 +494,9 @@ class Witness:
 
     def received(self, channel: Any, data: bytes) -> None:
         """`channel` is given a frame, or a piece of a stream."""
-        peer = channel.socket.endpoint.peer if channel.socket is not None else None
+        peer = endpoint_of(channel).peer if channel.socket is not None else None
+        if peer is not None and channel._origin._tls is not None and not getattr(channel.socket, "is_secure", False):
+            self._world.violate("what was not encrypted is delivered", f"{channel}: {excerpt(data)}")
         if peer is None or peer.ledger is None or peer.ledger.is_framed != self._ledgers[channel].is_framed:
             return  # a stream that speaks frames by hand
         problem = peer.ledger.receive(data)
@@ -482,6 +543,8 @@ class Witness:
             if isinstance(channel, Listener):
                 self._look_at_listener(channel)
                 continue
+            if channel.tls is not None:
+                self._look_at_tls(channel)
             size, limits = channel.output_size, channel.limits
             if size > limits.high_water and channel in host.reactor.dirty:
                 self._restless[channel] = None  # it was queued while others were flushed, and is looked at next
@@ -500,6 +563,18 @@ class Witness:
                     "a channel is not closed exactly once", f"{channel}: handle_close ran {times} times"
                 )
                 return
+
+    def _look_at_tls(self, channel: Channel) -> None:
+        from .. import tls
+
+        sock = channel.socket
+        for buffer in (sock._incoming, sock._outgoing):
+            if buffer.pending:
+                self._world.violate(
+                    "a buffer that all connections share is not empty", f"{channel} left {buffer.pending} bytes in it"
+                )
+        if len(sock._unsent) > tls.UNASKED_ANSWERS + tls.ENCRYPTED_AT_ONCE + tls.RECORD:
+            self._over_limit(channel, len(sock._unsent), "what may wait encrypted")
 
     def _look_at_listener(self, listener: Listener) -> None:
         limits = listener.limits

@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from reactor.simulation.running import Scenario
 
-from . import anything, closing, connecting, datagrams, handshakes, listening, outages, sending, storms, timeouts
+from . import (
+    anything,
+    closing,
+    connecting,
+    datagrams,
+    encryption,
+    handshakes,
+    listening,
+    outages,
+    sending,
+    storms,
+    timeouts,
+)
 
 HANDSHAKES: list[Scenario] = [
     handshakes.both_know_the_key,
@@ -82,9 +94,12 @@ SCENARIOS: list[Scenario] = [
     storms.calls_storm,
     storms.threads_bring_results,
     *datagrams.SCENARIOS,
+    *encryption.SCENARIOS,
     anything.anything_on_streams,
     anything.anything_in_frames,
     anything.anything_with_a_key,
+    anything.anything_on_encrypted_streams,
+    anything.anything_encrypted_with_a_key,
 ]
 """All of them, for all faults."""
 

@@ -12,6 +12,7 @@ import reactor
 from reactor.simulation import Host, World
 from tests.conftest import KEY
 
+from .encryption import client_tls, server_tls
 from .peers import AGES, PORT, SERVER, Asker, Greeter, still_serves
 
 MOVES = 100
@@ -27,6 +28,7 @@ LIMITS = reactor.Limits(
     stall_timeout=5,
     drain_timeout=4,
     authentication_timeout=3,
+    tls_timeout=3,
     connect_timeout=6,
 )
 BLAME = (reactor.RemoteError, reactor.ClosedHere, reactor.HookError, reactor.ProducerError)
@@ -38,6 +40,7 @@ class Table:
     Arguments:
         world: where it stands.
         kind: the class of the players.
+        tls: what the listener and those who connect speak; None for both where they speak no TLS.
         options: for the listener and for those who connect.
 
     Attributes:
@@ -47,9 +50,10 @@ class Table:
         listener: the latest one.
     """
 
-    def __init__(self, world: World, kind: Callable[[Table], Any], **options: Any) -> None:
+    def __init__(self, world: World, kind: Callable[[Table], Any], tls: tuple[Any, Any], **options: Any) -> None:
         self.world = world
         self.kind = kind
+        self.server_tls, self.client_tls = tls
         self.options: dict[str, Any] = {**options, "limits": LIMITS}
         self.players: list[Any] = []
         self.left = MOVES
@@ -59,7 +63,9 @@ class Table:
 
     def listen(self, host: Host) -> None:
         with self.world.tape.calm():
-            self.listener = Dealer(("", PORT), partial(self.kind, self), reactor=host.reactor, **self.options)
+            self.listener = Dealer(
+                ("", PORT), partial(self.kind, self), reactor=host.reactor, tls=self.server_tls, **self.options
+            )
 
     def move(self, player: Any = None) -> None:
         """Do something: with `player`, with another one, or with the listener."""
@@ -83,7 +89,7 @@ class Table:
         host = self.world.host(self.world.choose(["client", "other", "server"]))
         patience = self.world.choose([None, reactor.Backoff(attempts=2)])
         if host.is_up:
-            host.connect(SERVER, partial(self.kind, self), reconnect=patience, **self.options)
+            host.connect(SERVER, partial(self.kind, self), reconnect=patience, tls=self.client_tls, **self.options)
 
     def pause_listener(self) -> None:
         self.listener.pause()
@@ -235,10 +241,16 @@ class FramePlayer(Player, reactor.Connection):
         self.play(message)
 
 
-def play(world: World, kind: Callable[[Table], Any], guest: Callable[[list[Any]], Any], **options: Any) -> None:
+def play(
+    world: World,
+    kind: Callable[[Table], Any],
+    guest: Callable[[list[Any]], Any],
+    tls: tuple[Any, Any] = (None, None),
+    **options: Any,
+) -> None:
     """Play with players of one `kind`; when the game is over, the server still has an answer for a `guest`."""
     world.tolerate(ZeroDivisionError)
-    table = Table(world, kind, **options)
+    table = Table(world, kind, tls, **options)
     world.host("client")
     world.host("other")
     for step in range(30):
@@ -255,7 +267,7 @@ def play(world: World, kind: Callable[[Table], Any], guest: Callable[[list[Any]]
         world.run(timeout=1)
         table.listen_again()
         table.resume_listener()
-    still_serves(world, guest, **options)
+    still_serves(world, guest, tls=table.client_tls, **options)
 
 
 def anything_on_streams(world: World) -> None:
@@ -268,3 +280,11 @@ def anything_in_frames(world: World) -> None:
 
 def anything_with_a_key(world: World) -> None:
     play(world, FramePlayer, Asker, authkey=KEY)
+
+
+def anything_on_encrypted_streams(world: World) -> None:
+    play(world, StreamPlayer, Greeter, tls=(server_tls(), client_tls()))
+
+
+def anything_encrypted_with_a_key(world: World) -> None:
+    play(world, FramePlayer, Asker, tls=(server_tls(), client_tls()), authkey=KEY)

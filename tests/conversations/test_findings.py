@@ -11,6 +11,7 @@ from reactor.simulation import World, simulate, torture
 from tests.conftest import KEY
 
 from .closing import Complaint, Suspicious
+from .encryption import encrypted_half_close_is_answered_late
 from .listening import listener_pauses, one_peer_has_as_many_connections_as_it_may
 from .peers import AGES, SERVER, Asker, Checked, Echo, EchoStream, Greeter, serving, settle, still_serves
 from .sending import Box, large_frames
@@ -186,3 +187,8 @@ def channel_is_to_close_before_it_is_open(world: World) -> None:
 
 def test_nothing_leaves_that_is_pushed_after_close_when_done_in_handle_open_either() -> None:
     simulate(channel_is_to_close_before_it_is_open, seeds=1, tape="")
+
+
+def test_last_word_of_tls_is_said_again_where_it_is_interrupted() -> None:
+    report = torture(encrypted_half_close_is_answered_late, faults={"send EINTR"})
+    assert report.faults["send EINTR"] >= 6

@@ -1,7 +1,7 @@
-"""Coverage-guided fuzzing of all that is pure in `reactor` and `protocols` and takes bytes or foreign text.
+"""Coverage-guided fuzzing of what takes bytes or foreign text: all that is pure in `reactor` and `protocols`, and TLS.
 
-    python -m pip install -e '.[fuzz]'      # atheris, which drives libFuzzer
-    python -m tests.fuzzing                 # every target for a minute, one after another
+    python -m pip install -e '.[test,fuzz]'  # atheris, which drives libFuzzer, and what the tests need
+    python -m tests.fuzzing                  # every target for a minute, one after another
     python -m tests.fuzzing frames handshake --seconds 600 --jobs 2
 
 For each target it prints how often it ran, how many edges of the code it reached, and what it found. What a

@@ -81,7 +81,7 @@ def last_number(pattern: str, report: str) -> int:
 def check_atheris() -> None:
     """Raise `Mistake` where atheris is not installed."""
     if importlib.util.find_spec("atheris") is None:
-        raise Mistake("atheris is not installed: python -m pip install -e '.[fuzz]'")
+        raise Mistake("atheris is not installed: python -m pip install -e '.[test,fuzz]'")
 
 
 def fuzz(target: Target, seconds: int) -> Run:

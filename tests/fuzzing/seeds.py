@@ -232,11 +232,61 @@ def terminators() -> Iterable[bytes]:
     yield b"\0" + terminator(b"\n") + feed(b"1\n2\n3\n4") + drop + feed(b"5\n")
 
 
+FIRST_END, OTHER_END = b"\0", b"\x01"
+TURN, SAY, SAY_MUCH, END, JUNK, EDIT, BREAK = (bytes([action]) for action in (0, 4, 5, 6, 7, 8, 9))
+"""What may be done with an end of a `TlsSocket`, or with what it receives."""
+ALERTS = b"\x15\x03\x03\x00\x02\x02\x28", b"\x15\x03\x03\x00\x02\x01\x00"
+HTTP_REQUEST = b"GET / HTTP/1.1\r\n\r\n"
+
+
+def tls_socket() -> Iterable[bytes]:
+    sizes = b"\0", string(bytes([3, 1, 20, 2, 5, 40, 1, 1, 9] * 12)), string(bytes([200, 30]) * 40)
+    turns = (FIRST_END + TURN + OTHER_END + TURN) * 8
+    said = FIRST_END + SAY + b"\x40" + OTHER_END + SAY_MUCH + b"\xff" + turns
+    ends = FIRST_END + END + OTHER_END + END
+    for version in (b"\0", b"\x01"):
+        for each in sizes:
+            yield version + each + turns + said * 2 + ends + turns
+            yield version + each + turns + said
+            yield version + each + said + FIRST_END + END + said + turns
+        for junk in (*ALERTS, HTTP_REQUEST):
+            yield version + b"\0" + OTHER_END + JUNK + string(junk) + turns
+            yield version + b"\0" + turns + said + FIRST_END + JUNK + string(junk) + turns
+        yield version + b"\0" + turns + said[:7] + OTHER_END + TURN + FIRST_END + EDIT + b"\0\x09\x01\x01x" + turns
+        for kind in (b"\0", b"\x01"):
+            yield version + b"\0" + turns + said[:7] + FIRST_END + BREAK + kind + turns
+
+
+WAIT, PLAIN, PLAIN_MUCH, BEGIN, INJECT, SQUEEZE, STOP = (bytes([action]) for action in range(1, 8))
+"""What may be done with an end of a connection that begins with TLS in its middle."""
+
+
+def start_tls() -> Iterable[bytes]:
+    calm = b"\0"
+    begin = FIRST_END + BEGIN + OTHER_END + BEGIN
+    says = FIRST_END + PLAIN + b"\x30" + OTHER_END + PLAIN_MUCH + b"\xff"
+    wait = FIRST_END + WAIT
+    yield calm + says + wait + begin + says + wait + says
+    yield calm + says + begin + says
+    yield calm + OTHER_END + PLAIN_MUCH + b"\xff" + OTHER_END + BEGIN + wait + FIRST_END + BEGIN + says
+    yield calm + FIRST_END + BEGIN + wait + OTHER_END + BEGIN + says
+    yield calm + FIRST_END + SQUEEZE + b"\x10" + OTHER_END + SQUEEZE + b"\0" + says + wait + begin + says
+    yield b"\x08" + bytes(range(40, 56)) + says + wait + begin + says
+    for junk in (*ALERTS, HTTP_REQUEST):
+        yield calm + FIRST_END + INJECT + string(junk) + begin + says
+        yield calm + begin + FIRST_END + INJECT + string(junk) + says
+        yield calm + begin + wait + FIRST_END + INJECT + string(junk) + says
+    for kind in (b"\0", b"\x01"):
+        yield calm + begin + OTHER_END + STOP + kind + says
+        yield calm + begin + wait + says + OTHER_END + STOP + kind
+
+
 SEEDS = {
     seeds.__name__: seeds
     for seeds in (
         frames, handshake, link, reflection, json_codec, bytes_codec, restricted_pickle, addresses, excerpts,
         output_queue, timers, deadlines, splitter, terminators, telnet, telnet_link, smtp_server, smtp_client,
+        tls_socket, start_tls,
     )
 }  # fmt: skip
 """What makes the first inputs of each target."""

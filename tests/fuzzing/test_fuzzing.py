@@ -29,13 +29,15 @@ from protocols.telnet import session, wire
 from protocols.telnet.lines import LineSplitter
 from protocols.telnet.options import WORDS, Cause, Negotiator, State
 from protocols.telnet.wire import Decoder, Verb
-from reactor import addresses, authentication, connection, framing, producers, splitting, timers
+from reactor import addresses, authentication, connection, framing, producers, splitting, timers, tls
 from reactor.authentication import ChallengeSpotter, Handshake, HandshakeDecoder
 from reactor.codecs import BytesCodec, JsonCodec, _AllowListUnpickler
+from reactor.errors import TruncatedError
 from reactor.framing import FrameDecoder
 from reactor.producers import OutputQueue, Producer
 from reactor.splitting import Splitter
 from reactor.timers import DeadlineGroup, Deadlines, TimerQueue
+from reactor.tls import TlsSocket
 from tests.fuzzing import __main__ as command
 from tests.fuzzing import running
 from tests.fuzzing.decisions import Cutting, Decisions
@@ -266,6 +268,35 @@ def kept_for_nobody(self: ClientSession, data: bytes, whole: Any = ClientSession
     return events
 
 
+def told_of_all(self: TlsSocket, whole: Any = TlsSocket._send_unsent) -> int:
+    told = whole(self)
+    told, self.begun = told + self.begun, 0
+    return told
+
+
+def cut_off_is_the_end(self: TlsSocket, size: int, whole: Any = TlsSocket.recv) -> bytes:
+    try:
+        data: bytes = whole(self, size)
+    except TruncatedError:
+        return b""
+    return data
+
+
+def resumed_by_nobody(self: TlsSocket, data: bytes, whole: Any = TlsSocket._decrypt) -> bytes:
+    part: bytes = whole(self, data)
+    self.has_more = False
+    return part
+
+
+def encrypted_at_once(self: OutputQueue, sock: Any) -> None:
+    self._entries.appendleft(producers.TurningPoint(sock))
+
+
+def open_at_once(self: TlsSocket, whole: Any = TlsSocket.handshake) -> bool:
+    whole(self)
+    return True
+
+
 DEFECTS: list[tuple[str, Any, str, Any]] = [
     ("frames", FrameDecoder, "_continue", what_follows_lost),
     ("frames", FrameDecoder, "finish", lambda self: None),
@@ -345,6 +376,15 @@ DEFECTS: list[tuple[str, Any, str, Any]] = [
     ("smtp_client", ClientSession, "_end", left_untold),
     ("smtp_client", ClientSession, "feed", kept_for_nobody),
     ("smtp_client", smtp_errors, "printable", lambda text: text + "\n"),
+    ("tls_socket", TlsSocket, "_send_unsent", told_of_all),
+    ("tls_socket", TlsSocket, "recv", cut_off_is_the_end),
+    ("tls_socket", TlsSocket, "_decrypt", resumed_by_nobody),
+    ("tls_socket", TlsSocket, "_end", lambda self: None),
+    ("tls_socket", TlsSocket, "handshake", open_at_once),
+    ("tls_socket", tls, "RECORD", 1000),
+    ("start_tls", OutputQueue, "append_turning_point", encrypted_at_once),
+    ("start_tls", TlsSocket, "handshake", open_at_once),
+    ("start_tls", TlsSocket, "_send_unsent", told_of_all),
 ]
 """A target, and what is exchanged for what in the engine, so that the target must complain."""
 
@@ -467,7 +507,7 @@ def test_command_without_atheris_says_in_one_line_how_to_install_it(
     assert run_command(monkeypatch, *arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err == "error: atheris is not installed: python -m pip install -e '.[fuzz]'\n"
+    assert printed.err == "error: atheris is not installed: python -m pip install -e '.[test,fuzz]'\n"
 
 
 def test_command_refuses_an_unknown_target_with_the_known_ones(

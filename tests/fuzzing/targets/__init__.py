@@ -12,7 +12,7 @@ import resource
 from collections.abc import Callable
 
 from tests.fuzzing.models import CHALLENGE, DIGEST_SIZES, FAILURE, TAGS, WELCOME
-from tests.fuzzing.targets import codecs, framing, handshakes, queues, smtp, splitting, telnet, texts
+from tests.fuzzing.targets import codecs, framing, handshakes, queues, smtp, splitting, telnet, texts, tls
 
 ADDRESS_SPACE = 2 << 30
 """In bytes, for a process that runs what nobody has seen before."""
@@ -85,6 +85,11 @@ REPLIES = (
     b"421 \r\n", b"450 \r\n", b"550 5.1.1 ", b"250-PIPELINING\r\n", b"250-SIZE 10\r\n", b"250-8BITMIME\r\n",
     b"250-SMTPUTF8\r\n", b"250-AUTH PLAIN\r\n", b"250-AUTH LOGIN\r\n", b"\x0e",
 )  # fmt: skip
+RECORDS = (
+    b"\x16\x03\x01\x00\x05", b"\x15\x03\x03\x00\x02\x02\x28", b"\x15\x03\x03\x00\x02\x01\x00",
+    b"\x14\x03\x03\x00\x01\x01",
+    b"\x17\x03\x03\x00\x10", b"\x18\x03\x03\x00\x03\x01\xff\xff", b"GET / HTTP/1.1\r\n", b"\x80\x2e\x01\x00\x02",
+)  # fmt: skip
 TEXTS = (b"\n", b"\x1b[31m", b"\xe2\x80\xa8", b"\xed\xa0\x80", b"\xff", b"'", b'"', b"\\")
 
 TARGETS = {
@@ -108,6 +113,8 @@ TARGETS = {
         Target(telnet.telnet_link, TELNET),
         Target(smtp.smtp_server, SMTP),
         Target(smtp.smtp_client, REPLIES),
+        Target(tls.tls_socket, RECORDS),
+        Target(tls.start_tls, RECORDS),
     )
 }
 """The targets by their names."""

@@ -6,22 +6,26 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import gc
 import importlib
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reactor import blocking
+from reactor import ClientTls, blocking
+from tests.certificates import authorities, certificate, directory
 from tests.conftest import KEY, open_descriptors
 
 
@@ -219,6 +223,103 @@ def sent_over_a_connection() -> Any:
     for connection in (ours, *down, *up):
         connection.close()
     return [code, answer]
+
+
+@contextlib.contextmanager
+def encrypted(listener: Any) -> Iterator[tuple[Any, Any]]:
+    """The two ends of a connection over TLS: what the listener has accepted, and its peer."""
+    made: list[Any] = []
+    tls = ClientTls(authorities(), server_name="localhost")
+    thread = threading.Thread(target=lambda: made.append(blocking.Client(listener.address, timeout=10, tls=tls)))
+    thread.start()
+    with listener.accept(10) as accepted:
+        thread.join(10)
+        with made[0] as client:
+            yield accepted, client
+
+
+def encrypted_in_a_child() -> Any:
+    """Have a connection over TLS in a child, also while another thread of the parent is at work with it."""
+    with blocking.Listener(tls=certificate()) as listener, encrypted(listener) as (connection, peer):
+        connection.fileno()
+
+        def close() -> None:
+            signal.alarm(10)
+            before = len(open_descriptors())
+            connection.close()
+            assert len(open_descriptors()) == before - 3
+
+        def work() -> None:
+            uses = (connection.recv, connection.poll, connection.fileno, lambda: connection.send("from the child"))
+            for use in uses:
+                with pytest.raises(OSError, match="belongs to the process that made it"):
+                    use()
+            close()
+
+        codes = [in_child(work)]
+        may_end, is_at_work = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with connection._lock:
+                is_at_work.set()
+                may_end.wait(20)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        is_at_work.wait(10)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12: there is another thread at the fork
+            codes.append(in_child(close))
+        may_end.set()
+        thread.join()
+        connection.send("from the parent")
+        peer.send("from the peer")
+        return [codes, [peer.recv(10), connection.recv(10)]]
+
+
+def encrypted_listener_in_a_child() -> Any:
+    """Accept in a child that may not read the key of the server any more, and see that the parent says nothing."""
+    path = directory() / "for-the-parent-alone.pem"
+    path.write_bytes(Path(certificate()).read_bytes())
+    listener = blocking.Listener(tls=path)
+    os.remove(path)
+    # At the fork no other thread may be inside of OpenSSL: the child would have its locks, and nobody to release them.
+    hearing, telling = os.pipe()
+
+    def work() -> None:
+        os.write(telling, b"!")
+        with listener.accept(10) as connection:
+            connection.send("from the child")
+            with pytest.raises(EOFError):
+                connection.recv(10)
+
+    made: list[Any] = []
+
+    def call() -> None:
+        os.read(hearing, 1)
+        tls = ClientTls(authorities(), server_name="localhost")
+        with blocking.Client(listener.address, timeout=10, tls=tls) as client:
+            made.append(client.recv(10))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        thread = threading.Thread(target=call)
+        thread.start()
+        code = in_child(work)
+    thread.join(10)
+    listener.close()
+    os.close(hearing)
+    os.close(telling)
+    return [code, made[0]]
+
+
+def exit_with_encryption() -> Any:
+    """End with connections over TLS open, in places that are torn down late."""
+    listener = blocking.Listener(tls=certificate())
+    with contextlib.ExitStack() as stack:
+        builtins.kept = [listener, *stack.enter_context(encrypted(listener))]  # type: ignore[attr-defined]
+        sys.kept = [*stack.enter_context(encrypted(listener))]  # type: ignore[attr-defined]
+        builtins.stack = stack.pop_all()  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """All defects of the zoo, and the table of known failures that they come from.
 
-The table says how systems of this kind were seen to fail, and where. Rows about what this package does not
-have yet (TLS) are not here.
+The table says how systems of this kind were seen to fail, and where.
 """
 
 from __future__ import annotations
 
 from tests.zoo.catching import Defect
-from tests.zoo.defects import datagrams, descriptors, traffic, turns
+from tests.zoo.defects import datagrams, descriptors, tls, traffic, turns
 
 ROWS = {
     "event reaches a channel closed, or a descriptor reused, in the same batch": (
@@ -38,6 +37,10 @@ ROWS = {
     "slow loris": "CVE-2007-6750",
     "one silent or keyless peer blocks all": "cpython#76425, #123736",
     "decoding split across packets": "akheron/cpython#2",
+    "TLS data decrypted but invisible to select": "websockify#504; cassandra-driver#485",
+    "TLS handshake at 100 % CPU": "pyftpdlib#613, #683; Supervisor#807",
+    "plaintext trusted before the handshake": "CVE-2023-40217",
+    "plaintext left over at STARTTLS is executed": "CVE-2024-34083",
     "log injection": "cpython#100001",
     "predictable or abstract socket and pickle": "CVE-2022-42919",
     "UDP: ICMP error, empty datagram, ENOBUFS": "libuv udp_*",
@@ -45,10 +48,8 @@ ROWS = {
 }
 """The rows of the table, and where each was seen."""
 
-BY_ROW: dict[str, list[Defect]] = {
-    **descriptors.DEFECTS,
-    **traffic.DEFECTS,
-    **datagrams.DEFECTS,
-    **turns.DEFECTS,
-}
+BY_ROW: dict[str, list[Defect]] = {}
+for part in (descriptors, traffic, tls, datagrams, turns):
+    for row, defects in part.DEFECTS.items():
+        BY_ROW.setdefault(row, []).extend(defects)
 DEFECTS = {defect.name: defect for defects in BY_ROW.values() for defect in defects}
