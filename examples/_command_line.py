@@ -47,6 +47,28 @@ def make_parser(description: str | None, port: int, has_key: bool = True) -> arg
     return parser
 
 
+def add_tls_options(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Let the server have a certificate; `purpose` says what for."""
+    parser.add_argument("--certificate", type=user_path, metavar="FILE",
+                        help=f"{purpose}; the certificate and those that lead to its authority, as PEM")  # fmt: skip
+    parser.add_argument("--key", type=user_path, metavar="FILE",
+                        help="its private key, as PEM (default: it stands in the file of the certificate)")  # fmt: skip
+
+
+def server_tls(arguments: argparse.Namespace) -> reactor.ServerTls | None:
+    """Return what the options of `add_tls_options` say, or None.
+
+    Raises:
+        Mistake: there is a key without a certificate.
+        LocalError: a file cannot be read, or makes no sense.
+    """
+    if arguments.certificate is None:
+        if arguments.key is not None:
+            raise Mistake("a key is of no use without a certificate; give --certificate as well")
+        return None
+    return reactor.ServerTls(arguments.certificate, arguments.key)
+
+
 def port_number(text: str) -> int:
     """Return the port that `text` means, for argparse."""
     if not text.isdecimal() or int(text) > 65535:

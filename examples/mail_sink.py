@@ -9,7 +9,10 @@ at any moment, and no mail is lost: what was not acknowledged the sender sends a
 With --mbox the mailbox is one file, which is read as a whole for each message, so it should be a small one. Who kills
 the server may find half a message in it; the whole one comes behind that when it is sent again.
 
-Anybody who can connect may leave mail. Without --domain it is taken whoever it is for.
+Anybody who can connect may leave mail. Without --domain it is taken whoever it is for. With --certificate, who wants to
+may encrypt what he sends (STARTTLS):
+
+    swaks --server localhost:8025 --to anybody@example.org --tls
 """
 
 from __future__ import annotations
@@ -33,7 +36,16 @@ import reactor
 from protocols.smtp import Envelope, MailServer, Reply, SessionLimits
 from protocols.smtp.grammar import Malformed, parse_mailbox
 
-from ._command_line import Mistake, errors_on_one_line, file_path, make_parser, serve, user_path
+from ._command_line import (
+    Mistake,
+    add_tls_options,
+    errors_on_one_line,
+    file_path,
+    make_parser,
+    serve,
+    server_tls,
+    user_path,
+)
 
 LIMITS = reactor.Limits(maximum_connections=50, maximum_connections_per_peer=10, idle_timeout=600.0)
 SESSION_LIMITS = SessionLimits(maximum_message=10 * 1024 * 1024)
@@ -51,13 +63,15 @@ class MailSink(MailServer):
     Arguments:
         store: where messages go.
         domains: in small letters, the domains for which mail is taken; empty for all.
+        tls: with what clients may encrypt; None for not at all.
     """
 
     session_limits = SESSION_LIMITS
 
-    def __init__(self, store: Store, domains: frozenset[str]) -> None:
+    def __init__(self, store: Store, domains: frozenset[str], tls: reactor.ServerTls | None = None) -> None:
         self.store = store
         self.domains = domains
+        self.starttls = tls
 
     def handle_recipient(self, recipient: str) -> Reply | None:
         _, at, domain = recipient.rpartition("@")
@@ -179,10 +193,11 @@ def main() -> None:
     boxes.add_argument("--mbox", type=file_path, metavar="FILE", help="put the mail into this file instead")
     parser.add_argument("--domain", type=domain, action="append", default=[], metavar="NAME",
                         help="take mail for this domain only; may be given several times")  # fmt: skip
+    add_tls_options(parser, "offer STARTTLS with this")
     arguments: Any = parser.parse_args()
     with errors_on_one_line(arguments):
         box = Maildir(arguments.maildir) if arguments.mbox is None else Mbox(arguments.mbox)
-        sink = functools.partial(MailSink, box.store, frozenset(arguments.domain))
+        sink = functools.partial(MailSink, box.store, frozenset(arguments.domain), server_tls(arguments))
         serve(reactor.Listener((arguments.host, arguments.port), sink, limits=LIMITS))
 
 

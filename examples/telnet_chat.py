@@ -4,7 +4,10 @@
     telnet localhost 6023
 
 A line that begins with a slash is a command: /who tells who is in the room, /quit leaves it, and so does the key that
-interrupts a program. Anybody who can connect comes in, and everything goes over the network as it is.
+interrupts a program. Anybody who can connect comes in, and everything goes over the network as it is. With
+--certificate, everything is encrypted, and a client is needed that does so too:
+
+    openssl s_client -quiet -connect localhost:6023
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import unicodedata
 import reactor
 from protocols.telnet import Command, Telnet
 
-from ._command_line import errors_on_one_line, make_parser, printable, serve
+from ._command_line import add_tls_options, errors_on_one_line, make_parser, printable, serve, server_tls
 
 QUESTION = "What is your name? "
 LONGEST_NAME = 20
@@ -109,10 +112,12 @@ def likeness(name: str) -> str:
 
 
 def main() -> None:
-    arguments = make_parser(__doc__, port=6023, has_key=False).parse_args()
+    parser = make_parser(__doc__, port=6023, has_key=False)
+    add_tls_options(parser, "encrypt with this")
+    arguments = parser.parse_args()
     with errors_on_one_line(arguments):
         guest = functools.partial(Guest, {})
-        serve(reactor.Listener((arguments.host, arguments.port), guest, limits=LIMITS))
+        serve(reactor.Listener((arguments.host, arguments.port), guest, limits=LIMITS, tls=server_tls(arguments)))
 
 
 if __name__ == "__main__":

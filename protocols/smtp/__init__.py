@@ -1,6 +1,7 @@
 """Mail (RFC 5321): a server, which is the successor of ``smtpd``, and a client.
 
-Subclass `MailServer`, and give the class to a `reactor.Listener`; or say `deliver`, or subclass `MailClient`. The
+Subclass `MailServer`, and give the class to a `reactor.Listener`; or say `deliver`, or subclass `MailClient`. Both
+encrypt from the beginning with ``tls=``, or behind STARTTLS with the attribute `starttls`. The
 `ServerSession` and the `ClientSession` below them do no I/O.
 """
 
@@ -10,7 +11,7 @@ from .envelope import Envelope
 from .errors import DeliveryError, MissingExtension, PermanentFailure, ProtocolError, TemporaryFailure
 from .limits import SessionLimits
 from .mechanisms import Credentials
-from .questions import Ended, Recipient, Sender
+from .questions import Encryption, Ended, Recipient, Sender, StartTls
 from .replies import Reply
 from .server import Answer, MailServer
 from .server_session import Authentication, ServerSession
@@ -22,6 +23,7 @@ __all__ = [
     "ClientSession",
     "Credentials",
     "DeliveryError",
+    "Encryption",
     "Ended",
     "Envelope",
     "Finished",
@@ -36,6 +38,7 @@ __all__ = [
     "Sender",
     "ServerSession",
     "SessionLimits",
+    "StartTls",
     "TemporaryFailure",
     "deliver",
 ]

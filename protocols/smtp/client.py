@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
-from reactor import Limits, Reactor, Stream, connect
+from reactor import Limits, LocalError, Reactor, Stream, connect
 from reactor.addresses import Address
 from reactor.channel import Origin
 
@@ -13,6 +14,9 @@ from .client_session import ClientEvent, ClientSession, Outcome
 from .envelope import Envelope
 from .grammar import literal_of
 from .mechanisms import Credentials
+from .questions import StartTls
+
+log = logging.getLogger("reactor")
 
 CLIENT_LIMITS = Limits(idle_timeout=600.0)
 """What a server is granted: ten minutes, which it may need at the end of a message (RFC 5321, section 4.5.3.2.6)."""
@@ -25,16 +29,21 @@ class MailClient(Stream):
     Attributes:
         hostname: what the client calls itself: a domain, or an address literal. By default its own address.
         credentials: as whom to authenticate; None for not at all.
+        starttls: encrypt the connection, which begins in plaintext, before anything else: True to believe whom this
+            system believes, a `reactor.ClientTls` says more, or an `ssl.SSLContext`. A server that does not offer it is
+            given no mail. ``connect(..., tls=...)`` encrypts from the beginning, where the port is one for that.
         allows_plaintext_authentication: send the password even where others can listen to it.
     """
 
-    __slots__ = ("_session", "_untold")
+    __slots__ = ("_session", "_untold", "_wanted_tls")
 
     hostname: str = ""
     credentials: Credentials | None = None
+    starttls: Any = None
     allows_plaintext_authentication: bool = False
 
     _session: ClientSession
+    _wanted_tls: Any
     _untold: list[ClientEvent]
 
     @classmethod
@@ -42,7 +51,7 @@ class MailClient(Stream):
         """Return a new client that connects to `address`; see `reactor.connect` for the options.
 
         Raises:
-            LocalError: the password would be sent where others can listen.
+            LocalError: the password would be sent where others can listen; or the TLS that is wanted makes no sense.
         """
         options.setdefault("limits", CLIENT_LIMITS)
         return super().connect(address, **options)
@@ -74,10 +83,19 @@ class MailClient(Stream):
     # What the engine calls
 
     def _attach(self, reactor: Reactor, peer: Any, limits: Limits, origin: Origin | None = None) -> None:
+        assert origin is not None
+        self._wanted_tls = None
+        if self.starttls is not None and self.starttls is not False:
+            if origin._tls is not None:
+                raise LocalError("tls encrypts from the beginning, and starttls later: give one of them")
+            from reactor.tls import tls_for  # not before somebody asks: ssl takes long to load
+
+            self._wanted_tls = tls_for(origin, self.starttls)
         self._session = ClientSession(
             self.hostname or "localhost",
             credentials=self.credentials,
-            is_secure=not isinstance(peer, tuple),  # a Unix socket: nobody can listen to it
+            is_secure=origin._tls is not None or not isinstance(peer, tuple),  # nobody can listen to a Unix socket
+            starttls=self._wanted_tls is not None,
             allows_plaintext_authentication=self.allows_plaintext_authentication,
         )
         self._untold = []
@@ -87,6 +105,12 @@ class MailClient(Stream):
         if not self.hostname:
             self._session.hostname = literal_of(self.socket.getsockname())
         super()._opened()
+
+    def _secured(self) -> None:
+        if self.socket.is_upgrade:
+            self._session.secured()
+            self._send()
+        super()._secured()
 
     def handle_data(self, data: bytes) -> None:
         self._tell(self._session.feed(data))
@@ -120,10 +144,19 @@ class MailClient(Stream):
                     self.handle_outcome(event)
                 except Exception as error:
                     self._hook_failed(error)
+            elif isinstance(event, StartTls):
+                self._encrypt()
             elif event.error is None:
                 self.close_when_done()
             else:
                 self._give_up(event.error)
+
+    def _encrypt(self) -> None:
+        """The server is ready for TLS."""
+        dropped = self._session.dropped
+        if dropped:
+            log.warning("%s: %d bytes came in plaintext behind the reply to STARTTLS, and were dropped", self, dropped)
+        self.start_tls(self._wanted_tls)
 
     def _send(self) -> None:
         data = self._session.data_to_send()
@@ -141,11 +174,13 @@ class OneMessage(MailClient):
         on_outcome: Callable[[Outcome], object],
         hostname: str,
         credentials: Credentials | None,
+        starttls: Any,
         allows_plaintext_authentication: bool,
     ) -> None:
         self.on_outcome = on_outcome
         self.hostname = hostname
         self.credentials = credentials
+        self.starttls = starttls
         self.allows_plaintext_authentication = allows_plaintext_authentication
 
     def handle_outcome(self, outcome: Outcome) -> None:
@@ -159,6 +194,8 @@ def deliver(
     *,
     hostname: str = "",
     credentials: Credentials | None = None,
+    tls: Any = None,
+    starttls: Any = None,
     allows_plaintext_authentication: bool = False,
     family: str | None = None,
     limits: Limits = CLIENT_LIMITS,
@@ -172,6 +209,8 @@ def deliver(
         on_outcome: called once, on the loop, with the `Outcome`, whatever happens.
         hostname: see `MailClient`.
         credentials: see `MailClient`.
+        tls: encrypt from the beginning, where the port is one for that (465, most often); see `reactor.connect`.
+        starttls: encrypt where the port begins in plaintext (25 or 587, most often); see `MailClient`.
         allows_plaintext_authentication: see `MailClient`.
         family: see `reactor.connect`.
         limits: what is granted to the server.
@@ -180,13 +219,14 @@ def deliver(
     Returns: the channel.
 
     Raises:
-        LocalError: the message cannot be sent over SMTP, or the password would be sent where others can listen.
+        LocalError: the message cannot be sent over SMTP, or the password would be sent where others can listen; or the
+            TLS that is wanted makes no sense.
     """
 
     def make() -> OneMessage:
-        return OneMessage(on_outcome, hostname, credentials, allows_plaintext_authentication)
+        return OneMessage(on_outcome, hostname, credentials, starttls, allows_plaintext_authentication)
 
-    client = connect(address, make, family=family, limits=limits, reactor=reactor)
+    client = connect(address, make, family=family, limits=limits, reactor=reactor, tls=tls)
     try:
         client.deliver(envelope)
         client.quit()

@@ -1,7 +1,8 @@
 """The client's side of SMTP: bytes in, bytes and outcomes out. No I/O, no clock.
 
-It says EHLO, or HELO where that is all the server knows; authenticates, if it was given credentials; and hands over
-one message after the other. SIZE, 8BITMIME, SMTPUTF8 and PIPELINING are used where the server offers them.
+It says EHLO, or HELO where that is all the server knows; encrypts, if it was told to (STARTTLS), and goes on only then;
+authenticates, if it was given credentials; and hands over one message after the other. SIZE, 8BITMIME, SMTPUTF8 and
+PIPELINING are used where the server offers them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .errors import DeliveryError, MissingExtension, PermanentFailure, ProtocolE
 from .grammar import Malformed, check_hostname, parse_recipient, parse_sender
 from .lines import CRLF, canonical, encode_content
 from .mechanisms import Credentials, choose_mechanism, responses_for
+from .questions import StartTls
 from .replies import Reply, ReplyDecoder
 
 LONGEST_COMMAND = 512
@@ -57,7 +59,7 @@ class Finished:
     error: ReactorError | None
 
 
-ClientEvent = Outcome | Finished
+ClientEvent = Outcome | StartTls | Finished
 
 
 class Task:
@@ -165,9 +167,11 @@ class ClientSession:
         hostname: what the client calls itself: a domain, or an address literal.
         credentials: as whom to authenticate; None for not at all.
         is_secure: whether nobody can listen to the channel.
+        starttls: have the channel encrypted before anything else; a server that does not offer it is given no mail.
         allows_plaintext_authentication: send the password even where others can listen.
 
     Attributes:
+        dropped: the bytes that came in plaintext behind the reply to STARTTLS, and were dropped.
         hostname: as above; it may be changed until the greeting comes.
         extensions: what the server offers, by keywords in capitals, once it has said so.
         expectation: the reply that is awaited, in words; ``""`` while there is nothing to do.
@@ -182,16 +186,19 @@ class ClientSession:
         *,
         credentials: Credentials | None = None,
         is_secure: bool = False,
+        starttls: bool = False,
         allows_plaintext_authentication: bool = False,
     ) -> None:
-        if credentials is not None and not (is_secure or allows_plaintext_authentication):
+        if credentials is not None and not (is_secure or starttls or allows_plaintext_authentication):
             raise LocalError(
-                "others could listen to the password; use a secure channel, or say so with "
-                "allows_plaintext_authentication=True"
+                "others could listen to the password; use TLS, or say so with allows_plaintext_authentication=True"
             )
         self.hostname = check_hostname(hostname)
         self.extensions: dict[str, str] = {}
         self.expectation = ""
+        self.dropped = 0
+        self._starttls = starttls
+        self._is_encrypting = False
         self._credentials = credentials
         self._queue: deque[Task | None] = deque()
         self._replies = ReplyDecoder()
@@ -227,9 +234,9 @@ class ClientSession:
 
     def feed(self, data: bytes) -> list[ClientEvent]:
         """Take what came from the server, and return what that brings about."""
-        if self._conversation is not None:
+        if self._is_listening:
             self._replies.feed(data)
-        while self._conversation is not None:
+        while self._is_listening:
             reply = self._replies.next_reply()
             if reply is None:
                 if self._replies.failure is not None:
@@ -237,6 +244,17 @@ class ClientSession:
                 break
             self._resume(reply)
         return self._take_events()
+
+    def secured(self) -> None:
+        """TLS is in effect: what the server has said before counts no more, and it is asked again.
+
+        Raises:
+            StateError: nobody has asked for it.
+        """
+        if self._conversation is None or self._is_listening:
+            raise StateError("the session did not say StartTls")
+        self._is_encrypting = False
+        self._resume(None)
 
     def abandon(self, reason: ReactorError) -> list[ClientEvent]:
         """There is no connection any more, for `reason`. Return what becomes of the messages that are left."""
@@ -251,6 +269,11 @@ class ClientSession:
         return data
 
     # Inside
+
+    @property
+    def _is_listening(self) -> bool:
+        """Whether what the server says means anything."""
+        return self._conversation is not None and not self._is_encrypting
 
     def _check_open(self) -> None:
         if self._conversation is None or LEAVE in self._queue:
@@ -297,8 +320,10 @@ class ClientSession:
     def _converse(self) -> Conversation:
         """All that is said, from the greeting to the end."""
         self._require((yield from self._reply("the greeting")), "the connection")
-        # (STARTTLS would stand behind the first hello, and another hello behind it.)
         yield from self._say_hello()
+        if self._starttls:
+            yield from self._encrypt()
+            yield from self._say_hello()
         if self._credentials is not None:
             yield from self._authenticate(self._credentials)
         while True:
@@ -323,6 +348,20 @@ class ClientSession:
         for line in reply.text.split("\n")[1:]:
             keyword, _, value = line.strip().partition(" ")
             self.extensions[keyword.upper()] = value
+
+    def _encrypt(self) -> Conversation:
+        """Have everything encrypted from here on; what the server has said in plaintext counts no more."""
+        if "STARTTLS" not in self.extensions:
+            raise MissingExtension("the server offers no encryption (STARTTLS), and without it nothing is sent")
+        reply = yield from self._ask("STARTTLS")
+        if reply.code != 220:
+            raise refusal("the encryption (STARTTLS)", reply)
+        self.extensions = {}
+        self.expectation = "TLS"
+        self.dropped = self._replies.clear()
+        self._is_encrypting = True
+        self._events.append(StartTls())
+        yield
 
     def _authenticate(self, credentials: Credentials) -> Conversation:
         mechanism = choose_mechanism(self.extensions.get("AUTH", "").split())

@@ -20,7 +20,7 @@ from .grammar import (
 )
 from .lines import CRLF, LineFault
 from .mechanisms import MECHANISMS, Credentials, decode_response
-from .questions import Recipient, Sender
+from .questions import Encryption, Recipient, Sender
 from .replies import Reply
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ NEEDED_FOR = {"SIZE": "SIZE", "BODY": "8BITMIME", "SMTPUTF8": "SMTPUTF8", "AUTH"
 """The parameters of MAIL, and the extensions that they belong to."""
 BODIES = ("7BIT", "8BITMIME")
 
-NOT_IMPLEMENTED = {b"EXPN", b"TURN", b"ATRN", b"ETRN", b"SEND", b"SOML", b"SAML", b"BDAT", b"STARTTLS"}
+NOT_IMPLEMENTED = {b"EXPN", b"TURN", b"ATRN", b"ETRN", b"SEND", b"SOML", b"SAML", b"BDAT"}
 """Commands of RFCs that are no part of this server."""
 STRANGERS = {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"PATCH", b"PRI"}
 """What HTTP begins with. A browser can be made to send it here, with SMTP behind it."""
@@ -87,6 +87,20 @@ def ehlo(session: ServerSession, argument: str) -> None:
     session.greet(name, extensions)
     offered = [f"{keyword} {value}".rstrip(" ") for keyword, value in extensions.items()]
     session.idle(Reply(250, "\n".join([session.hostname, *offered]), ""))
+
+
+def starttls(session: ServerSession, argument: str) -> None:
+    """Encrypt from here on, and forget what was said before."""
+    if argument:
+        session.mistake(wording.NO_ARGUMENT)
+    elif session.encryption is Encryption.ACTIVE:
+        session.mistake(wording.ENCRYPTED_ALREADY)
+    elif session.encryption is Encryption.MISSING:
+        session.mistake(wording.NOT_IMPLEMENTED)
+    elif "STARTTLS" not in session.offered:
+        session.mistake(wording.EHLO_FIRST)
+    else:
+        session.encrypt()
 
 
 def auth(session: ServerSession, argument: str) -> None:
@@ -231,6 +245,7 @@ ANYWHERE = frozenset({"Fresh", "Idle", "Addressing"})
 COMMANDS = {
     b"HELO": Command(helo, ANYWHERE),
     b"EHLO": Command(ehlo, ANYWHERE),
+    b"STARTTLS": Command(starttls, frozenset({"Idle"})),
     b"AUTH": Command(auth, frozenset({"Idle"}), LONGEST_RESPONSE),
     b"MAIL": Command(mail, frozenset({"Idle"}), LONGEST_MAIL, "5.1.7"),
     b"RCPT": Command(rcpt, frozenset({"Addressing"}), LONGEST_COMMAND, "5.1.3"),

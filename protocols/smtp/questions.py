@@ -1,4 +1,4 @@
-"""What a server's session tells the program: questions, which it waits to have answered, and its end.
+"""What a server's session tells the program: questions, which it waits to have answered, that TLS begins, and its end.
 
 An `Envelope` is a question as well (is the message taken?), and so are `Credentials` (do they go together?).
 """
@@ -6,10 +6,19 @@ An `Envelope` is a question as well (is the message taken?), and so are `Credent
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Mapping
 
 from .envelope import Envelope
 from .mechanisms import Credentials
+
+
+class Encryption(enum.Enum):
+    """Whether there is TLS under a server's session."""
+
+    MISSING = "there is none"
+    OFFERED = "the client may ask for it with STARTTLS"
+    ACTIVE = "everything is encrypted"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,5 +50,13 @@ class Ended:
     """The session is over: send what is to be sent, then close."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class StartTls:
+    """Send what is to be sent, then begin TLS; when it is in effect, tell the session with `secured`.
+
+    A client's session says so as well. Until then, a session drops what it is fed: it came in plaintext.
+    """
+
+
 Question = Sender | Recipient | Envelope | Credentials
-Event = Question | Ended
+Event = Question | StartTls | Ended

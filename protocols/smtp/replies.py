@@ -118,6 +118,12 @@ class ReplyDecoder:
         if self.failure is None:
             self._input.feed(data)
 
+    def clear(self) -> int:
+        """Drop what came and is no reply yet, and return how many bytes that was."""
+        dropped = len(self._input)
+        self._input.clear()
+        return dropped
+
     def next_reply(self) -> Reply | None:
         """Return the next reply, or None where more bytes are needed, or where there is a `failure`."""
         while self.failure is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -16,7 +17,7 @@ from .envelope import Envelope
 from .grammar import literal_of
 from .limits import DEFAULT_LIMITS, SessionLimits
 from .mechanisms import Credentials
-from .questions import Ended, Event, Question, Recipient, Sender
+from .questions import Encryption, Ended, Event, Question, Recipient, Sender, StartTls
 from .replies import Reply
 from .server_session import Authentication, ServerSession, check_verdict
 
@@ -79,6 +80,8 @@ class MailServer(reactor.Stream):
         hostname: what the server calls itself: a domain, or an address literal. By default the address at which the
             client has reached it.
         session_limits: what is granted to the client, beside the `reactor.Limits` of the listener.
+        starttls: the `reactor.ServerTls`, or the `ssl.SSLContext`, with which clients may encrypt a connection that
+            begins in plaintext; None for not at all. A listener with ``tls=`` encrypts all of them from the beginning.
         allows_plaintext_authentication: offer AUTH even where others can listen to the password.
         requires_authentication: take mail only from those who have authenticated.
         session: the `ServerSession`: ``session.client_name``, ``session.user`` and ``session.transaction`` tell the
@@ -89,6 +92,7 @@ class MailServer(reactor.Stream):
 
     hostname: str = ""
     session_limits: SessionLimits = DEFAULT_LIMITS
+    starttls: Any = None
     allows_plaintext_authentication: bool = False
     requires_authentication: bool = False
 
@@ -163,18 +167,24 @@ class MailServer(reactor.Stream):
             authentication=self._authentication(),
             requires_authentication=self.requires_authentication,
             is_secure=not isinstance(self.peer, tuple),  # a Unix socket: nobody can listen to it
+            encryption=self._encryption(),
             peer=self.peer,
         )
         super()._opened()
         self._go_on([])
+
+    def _secured(self) -> None:
+        if self.socket.is_upgrade:
+            self.session.secured()
+            self._renew_deadline()
+        super()._secured()
 
     def handle_data(self, data: bytes) -> None:
         self._go_on(self.session.feed(data))
 
     def _finish(self) -> None:
         self._answer = None
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel_timer()
         super()._finish()
 
     # Inside
@@ -184,6 +194,24 @@ class MailServer(reactor.Stream):
             return Authentication.NEVER
         return Authentication.ALWAYS if self.allows_plaintext_authentication else Authentication.WHEN_SECURE
 
+    def _encryption(self) -> Encryption:
+        """Return whether there is TLS, or STARTTLS.
+
+        Raises:
+            LocalError: `starttls` is of no use.
+        """
+        if self.tls is not None:
+            return Encryption.ACTIVE
+        if self.starttls is None:
+            return Encryption.MISSING
+        if isinstance(self.starttls, tuple | str | os.PathLike):
+            raise reactor.LocalError("files would be read again for each client; give starttls a reactor.ServerTls")
+        from reactor.tls import tls_for  # not before somebody asks: ssl takes long to load
+
+        assert self._origin is not None
+        tls_for(self._origin, self.starttls)  # whose complaint comes now, and not behind the first STARTTLS
+        return Encryption.OFFERED
+
     def _go_on(self, events: list[Event]) -> None:
         """Ask the hooks what the session asks, until it asks no more or the answer comes later; then send."""
         while events:
@@ -191,6 +219,10 @@ class MailServer(reactor.Stream):
             if isinstance(event, Ended):
                 self._send()
                 self.close_when_done()
+                return
+            if isinstance(event, StartTls):
+                self._send()
+                self._encrypt()
                 return
             self._answer = None
             reply = self._ask(event)
@@ -202,6 +234,15 @@ class MailServer(reactor.Stream):
             events = self.session.answer(reply)
         self._send()
         self._renew_deadline()
+
+    def _encrypt(self) -> None:
+        """The client wants TLS, and was told to begin; until then, the deadline is the one of the handshake."""
+        if isinstance(self.state, Closing | Closed):
+            return
+        if self.session.dropped:
+            log.warning("%s: %d bytes came in plaintext behind STARTTLS, and were dropped", self, self.session.dropped)
+        self._cancel_timer()
+        self.start_tls(self.starttls)
 
     def _ask(self, question: Question) -> Reply | None:
         """Return what the hook says to `question`."""
@@ -260,9 +301,13 @@ class MailServer(reactor.Stream):
             self._set_timer()
 
     def _set_timer(self) -> None:
+        self._cancel_timer()
+        self._timer = self.reactor.call_at(self._due, self._look)
+
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.reactor.call_at(self._due, self._look)
+            self._timer = None
 
     def _look(self) -> None:
         """The timer has come."""

@@ -1,12 +1,14 @@
 """The server's side of SMTP: bytes in, bytes and questions out. No I/O, no clock.
 
-RFC 5321, with 8BITMIME (RFC 6152), AUTH (4954), ENHANCEDSTATUSCODES (2034), PIPELINING (2920), SIZE (1870) and
-SMTPUTF8 (6531).
+RFC 5321, with 8BITMIME (RFC 6152), AUTH (4954), ENHANCEDSTATUSCODES (2034), PIPELINING (2920), SIZE (1870),
+SMTPUTF8 (6531) and STARTTLS (3207).
 
 Where the standard leaves a choice, the safe one was taken. Only CRLF ends a line, and only CRLF.CRLF a message. A
 command with a CR or an LF that stands alone is refused. A message with one in it, or with a NUL, is refused as a whole,
 so that nobody behind this server can read it otherwise; and the session is over, because somebody in front of it may
 have: what comes next, and looks like commands, may be content to him.
+
+What came in plaintext, in front of TLS or behind a STARTTLS, is forgotten: anybody between the two may have said it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from .grammar import check_hostname
 from .limits import DEFAULT_LIMITS, SessionLimits
 from .lines import ContentDecoder, ContentFault, Input, LineFault
 from .mechanisms import MECHANISMS, Exchange
-from .questions import Ended, Event, Question
+from .questions import Encryption, Ended, Event, Question, StartTls
 from .replies import Reply
 from .states import STATES, Asked, follow
 
@@ -63,7 +65,8 @@ class ServerSession:
         limits: what is granted to the client.
         authentication: when AUTH is offered.
         requires_authentication: take mail only from those who have authenticated.
-        is_secure: whether nobody can listen to the channel.
+        is_secure: whether nobody can listen to the channel, even without TLS.
+        encryption: whether there is TLS, or STARTTLS.
         peer: the client's address, for envelopes.
 
     Raises:
@@ -73,6 +76,7 @@ class ServerSession:
         state: the `State` that it is in; ``state.name`` tells which.
         client_name: what the client calls itself; ``""`` until it does.
         user: as whom the client has authenticated; ``""`` until it does.
+        dropped: the bytes that came behind a STARTTLS, and were dropped.
         offered: the extensions that the client was told of, with their values.
         transaction: the message that is under way.
         exchange: the AUTH that is under way.
@@ -87,15 +91,18 @@ class ServerSession:
         authentication: Authentication = Authentication.NEVER,
         requires_authentication: bool = False,
         is_secure: bool = False,
+        encryption: Encryption = Encryption.MISSING,
         peer: Any = None,
     ) -> None:
         self.hostname = check_hostname(hostname)
         self.limits = limits
         self.authentication = authentication
         self.requires_authentication = requires_authentication
-        self.is_secure = is_secure
+        self.is_secure = is_secure or encryption is Encryption.ACTIVE
+        self.encryption = encryption
         self.peer = peer
         self.steps = 0
+        self.dropped = 0
         self._input = Input()
         self._events: list[Event] = []
         self._spent: Counter[str] = Counter()
@@ -103,7 +110,7 @@ class ServerSession:
         self._start_over()
 
     def _start_over(self) -> None:
-        """Know nothing of the client, whatever it has said, or sent ahead: as behind a STARTTLS."""
+        """Know nothing of the client, whatever it has said, or sent ahead."""
         self._input.clear()
         self.state = STATES["Fresh"]
         self.client_name = ""
@@ -137,6 +144,18 @@ class ServerSession:
         self.state.settle(self, reply)
         self.steps += 1
         return self._go_on()
+
+    def secured(self) -> None:
+        """TLS is in effect: the client begins anew, and nothing that it said before counts (RFC 3207, section 4.2).
+
+        Raises:
+            StateError: there was no STARTTLS.
+        """
+        self.become("secured")
+        self._start_over()
+        self.encryption = Encryption.ACTIVE
+        self.is_secure = True
+        self.steps += 1
 
     def end(self, reply: Reply) -> list[Event]:
         """End the session, whatever it is doing, with `reply` as the last one. Ending it once more does nothing."""
@@ -311,6 +330,13 @@ class ServerSession:
         self.client_name = client_name
         self.offered = offered
 
+    def encrypt(self) -> None:
+        """TLS begins behind this reply."""
+        self.dropped = len(self._input)
+        self.say(wording.READY_FOR_TLS)
+        self.become("encrypt")
+        self._events.append(StartTls())
+
     def begin_transaction(self, sender: str, options: Mapping[str, str]) -> None:
         """A message is under way."""
         self.transaction = Transaction(sender, options)
@@ -321,11 +347,13 @@ class ServerSession:
         self.begin_transaction("", {})
 
     def extensions(self) -> dict[str, str]:
-        """Return what is offered, as EHLO says it. (STARTTLS would stand here.)"""
+        """Return what is offered, as EHLO says it."""
         found = {"8BITMIME": "", "ENHANCEDSTATUSCODES": "", "HELP": "", "PIPELINING": ""}
         found |= {"SIZE": str(self.limits.maximum_message), "SMTPUTF8": ""}
         if self.offers_authentication:
             found["AUTH"] = " ".join(MECHANISMS)
+        if self.encryption is Encryption.OFFERED:
+            found["STARTTLS"] = ""
         return found
 
     @property

@@ -22,7 +22,10 @@ TRANSITIONS = {
     ("Idle", "reset"): "Idle",
     ("Idle", "challenge"): "Challenged",
     ("Idle", "mail"): "SenderAsked",
+    ("Idle", "encrypt"): "Securing",
     ("Idle", "close"): "Ended",
+    ("Securing", "secured"): "Fresh",
+    ("Securing", "close"): "Ended",
     ("Challenged", "challenge"): "Challenged",
     ("Challenged", "credentials"): "CredentialsAsked",
     ("Challenged", "cancel"): "Idle",
@@ -50,6 +53,7 @@ TRANSITIONS = {
 MEANINGS = {
     "Fresh": "the client has not said who it is",
     "Idle": "no message is under way",
+    "Securing": "TLS begins; what still comes in front of it is dropped",
     "Challenged": "in the middle of an AUTH: a response is awaited",
     "CredentialsAsked": "the program is to say whether name and password go together",
     "SenderAsked": "the program is to say whether it takes mail from this sender",
@@ -113,6 +117,12 @@ class Idle(Commanding):
         session.forget_transaction()
 
 
+class Securing(State):
+    def take(self, session: ServerSession) -> bool:
+        session.drop_input()
+        return False
+
+
 class Challenged(State):
     def take(self, session: ServerSession) -> bool:
         return session.take_response()
@@ -165,6 +175,7 @@ STATES: dict[str, State] = {
     for state in (
         Commanding("Fresh", "say HELO or EHLO first"),
         Idle("Idle", "say MAIL first"),
+        Securing("Securing"),
         Challenged("Challenged"),
         CredentialsAsked("CredentialsAsked"),
         SenderAsked("SenderAsked"),

@@ -64,6 +64,8 @@ class OpenForTelnet(Open):
             channel.reactor.resume_soon(channel)
         else:
             channel._held = None
+            if channel._has_input:  # TLS has more behind what was held
+                channel.reactor.resume_soon(channel)
         return True
 
 
@@ -90,9 +92,7 @@ class Telnet(reactor.Stream):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        self._session = self._new_session(None if cls._hears_text else self.limits.maximum_line)
-        self._decoder = codecs.getincrementaldecoder(cls.encoding)(cls.errors) if cls._hears_text else None
-        self._events = iter(())
+        self._begin_session()
         return self
 
     def __init_subclass__(cls) -> None:
@@ -236,6 +236,19 @@ class Telnet(reactor.Stream):
         super()._attach(reactor, peer, limits, origin)
         if self._session.lines is not None:
             self._session.lines.maximum = limits.maximum_line
+
+    def _begin_session(self) -> None:
+        """Speak as with a peer of whom nothing is known."""
+        cls = type(self)
+        self._session = self._new_session(None if cls._hears_text else self.limits.maximum_line)
+        self._decoder = codecs.getincrementaldecoder(cls.encoding)(cls.errors) if cls._hears_text else None
+        self._events = iter(())
+
+    def _drop_input(self) -> int:
+        # Half a line, half a command and the options are what a stranger may have said, too.
+        dropped = sum(len(event.data) for event in self._events if isinstance(event, Line | Data))
+        self._begin_session()
+        return dropped + super()._drop_input()
 
     def _new_session(self, maximum_line: int | None) -> Session:
         return Session("server", maximum_line=maximum_line)

@@ -22,6 +22,7 @@ import pytest
 import reactor
 from examples._command_line import Mistake
 from examples.mail_sink import Maildir, MailSink, Mbox
+from tests import certificates
 from tests.conftest import raw_client, run_until
 from tests.examples.test_examples import Program
 
@@ -97,6 +98,37 @@ def test_mail_of_swaks_arrives_as_the_docstring_says(start: Start, tmp_path: Pat
     (text,) = texts_in("--maildir", tmp_path / "box")
     assert b"\nDelivered-To: anybody@example.org\n" in text
     assert server.ends_cleanly()
+
+
+@pytest.mark.skipif(shutil.which("swaks") is None, reason="swaks is not installed")
+def test_mail_of_swaks_arrives_encrypted_as_the_docstring_says(start: Start, tmp_path: Path) -> None:
+    server = serve(start, "--maildir", tmp_path / "box", f"--certificate={certificates.certificate()}")
+    host, port = server.address
+    argv = ["swaks", "--server", f"{host}:{port}", "--to", "anybody@example.org", "--tls"]
+    subprocess.run(argv, stdout=subprocess.DEVNULL, check=True, timeout=30)
+    (text,) = texts_in("--maildir", tmp_path / "box")
+    assert b" with ESMTPS; " in text
+    with client_of(server) as client:  # nobody has to encrypt
+        client.sendmail("from@example.org", "to@example.org", "text")
+    assert len(texts_in("--maildir", tmp_path / "box")) == 2
+    assert server.ends_cleanly()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (
+            ["--certificate=/nowhere.pem"],
+            "error: no certificate with its key in '/nowhere.pem': No such file or directory",
+        ),
+        (["--key=/nowhere.pem"], "error: a key is of no use without a certificate; give --certificate as well"),
+    ],
+)
+def test_certificate_that_cannot_be_used_is_told_on_one_line(
+    start: Start, tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    program = start("--port=0", f"--maildir={tmp_path / 'box'}", *arguments)
+    assert (program.wait(), program.errors) == (2, complaint + "\n")
 
 
 def test_mail_is_taken_for_the_domains_that_were_named_and_for_the_postmaster(start: Start, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from protocols.telnet import Command, Option, Session
 from protocols.telnet.wire import LimitExceeded
+from tests import certificates
 from tests.examples.test_examples import Program
 
 Start = Callable[..., Program]
@@ -304,6 +305,18 @@ def test_server_ends_cleanly_while_guests_are_in_the_room(server: Program, signu
         assert anna.sees_the_end()
         assert stranger.sees_the_end()
         assert (server.wait(), server.errors) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed here")
+def test_guests_come_in_with_openssl_as_the_docstring_says(start: Start) -> None:
+    server = start("--port=0", f"--certificate={certificates.certificate()}")
+    host, port = server.read_address()
+    program = subprocess.run(
+        ["openssl", "s_client", "-quiet", "-connect", f"{host}:{port}", "-CAfile", certificates.authorities()],
+        input=b"bert\r\n/who\r\n/quit\r\n", capture_output=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert program.stdout.endswith(b"* welcome; here: bert\r\n* here: bert\r\n* bye\r\n"), program.stderr
+    assert server.ends_cleanly()
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed here")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from protocols.smtp.questions import Ended
+from protocols.smtp.questions import Ended, StartTls
 from protocols.smtp.replies import Reply
 from protocols.smtp.server_session import ServerSession
 
@@ -22,7 +22,7 @@ def talk(session: ServerSession, data: bytes, verdict: Verdict = accept) -> tupl
     events = session.feed(data)
     while events:
         found += events
-        events = [] if isinstance(events[-1], Ended) else session.answer(verdict(events[-1]))
+        events = [] if isinstance(events[-1], Ended | StartTls) else session.answer(verdict(events[-1]))
     return found, session.data_to_send()
 
 

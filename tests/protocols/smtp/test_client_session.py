@@ -19,6 +19,7 @@ from protocols.smtp.errors import (
     TemporaryFailure,
 )
 from protocols.smtp.mechanisms import Credentials
+from protocols.smtp.questions import StartTls
 from protocols.smtp.replies import Reply
 from reactor import LocalError, PeerClosed, RemoteError, StateError
 from tests.properties import cuts, every_way, pieces, steady
@@ -472,6 +473,107 @@ def test_server_without_auth_is_given_no_mail_where_there_are_credentials() -> N
     session.deliver(LETTER)
     events = session.feed(lines("220 host", *PLAIN_HELLO))
     assert isinstance(finished(events), MissingExtension)
+
+
+# Encryption
+
+SECURE = ("250-host", "250-STARTTLS", "250 AUTH PLAIN")
+
+
+def encrypting(**options: Any) -> ClientSession:
+    """Return a session that has been told to begin TLS, with a message."""
+    session = ClientSession("me.example", starttls=True, **options)
+    session.deliver(LETTER)
+    assert exchange(session, "220 host") == (["EHLO me.example"], [])
+    assert exchange(session, *SECURE) == (["STARTTLS"], [])
+    assert exchange(session, "220 go") == ([], [StartTls()])
+    return session
+
+
+def test_client_encrypts_before_anything_else_and_asks_again_what_is_offered() -> None:
+    session = encrypting(credentials=ANNA)
+    session.secured()
+    assert (session.extensions, session.data_to_send()) == ({}, b"EHLO me.example\r\n")
+    assert exchange(session, "250-host", "250 AUTH LOGIN") == (["AUTH LOGIN"], [])
+
+
+def test_client_without_starttls_does_not_say_it() -> None:
+    session = ClientSession("me.example")
+    session.deliver(LETTER)
+    exchange(session, "220 host")
+    assert exchange(session, *SECURE)[0] == ["MAIL FROM:<from@example.org>"]
+
+
+@pytest.mark.parametrize("hello", [PLAIN_HELLO, ("250-host", "250 XSTARTTLS"), ("502 no", "250 host")])
+def test_server_that_does_not_offer_encryption_is_given_nothing(hello: tuple[str, ...]) -> None:
+    session = ClientSession("me.example", starttls=True, credentials=ANNA)
+    session.deliver(LETTER)
+    exchange(session, "220 host")
+    commands, events = exchange(session, *hello)
+    assert commands in ([], ["HELO me.example"])
+    outcome, _ = events
+    assert isinstance(finished(events), MissingExtension)
+    assert set(outcome.permanent) == set(LETTER.recipients)
+    assert "STARTTLS" in str(finished(events))
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        ("454 4.7.0 not now", TemporaryFailure),
+        ("501 what?", PermanentFailure),
+        ("250 ok", ProtocolError),
+        ("354 go", ProtocolError),
+        ("421 bye", TemporaryFailure),
+    ],
+)
+def test_starttls_that_is_refused_ends_the_session(reply: str, kind: type[Exception]) -> None:
+    session = ClientSession("me.example", starttls=True, credentials=ANNA)
+    session.deliver(LETTER)
+    exchange(session, "220 host", *SECURE)
+    commands, events = exchange(session, reply)
+    assert type(finished(events)) is kind
+    assert commands in ([], ["QUIT"])
+
+
+def test_what_comes_behind_the_reply_to_starttls_is_dropped_wherever_it_is_cut() -> None:
+    injected = lines("250-evil", "250 AUTH LOGIN", "235 welcome") + b"250-half"
+    for parts in every_way(lines("220 go") + injected):
+        session = ClientSession("me.example", starttls=True, credentials=ANNA)
+        session.deliver(LETTER)
+        exchange(session, "220 host", *SECURE)
+        events = [event for part in parts for event in session.feed(part)]
+        assert (events, session.data_to_send()) == ([StartTls()], b"")
+        if len(parts) == 1:
+            assert session.dropped == len(injected)
+        session.secured()
+        assert session.data_to_send() == b"EHLO me.example\r\n"
+        assert exchange(session, "250-host", "250 AUTH PLAIN")[0][0].startswith("AUTH PLAIN ")
+
+
+def test_messages_and_the_end_wait_for_tls() -> None:
+    session = encrypting()
+    assert session.deliver(LETTER) == session.quit() == []
+    assert session.data_to_send() == b""
+    session.secured()
+    assert session.data_to_send() == b"EHLO me.example\r\n"
+
+
+def test_tls_that_fails_is_told_to_every_message() -> None:
+    session = encrypting()
+    lost = PeerClosed("gone")
+    outcome, end = session.abandon(lost)
+    assert isinstance(outcome, Outcome)
+    assert outcome.temporary == dict.fromkeys(LETTER.recipients, lost)
+    assert end == Finished(lost)
+    with pytest.raises(StateError):
+        session.secured()
+
+
+def test_tls_that_the_session_did_not_want_is_a_mistake_of_this_program() -> None:
+    session = started(*FULL)
+    with pytest.raises(StateError):
+        session.secured()
 
 
 # The end

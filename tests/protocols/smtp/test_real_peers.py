@@ -119,12 +119,17 @@ def recording_of(name: str) -> list[str] | None:
 
 def run_program(loop: reactor.Reactor, name: str, **attributes: Any) -> tuple[list[Envelope], int, str]:
     """Have a program send the message; return what was taken, and the program's exit code and output."""
-    argv = PROGRAMS[name]
-    if shutil.which(argv[0]) is None:
-        pytest.skip(f"{argv[0]} is not installed")
     taken: list[Envelope] = []
     kind: Any = type("Postbox", (Postbox,), {"taken": taken, "said": [], **attributes})
-    with reactor.Listener(("127.0.0.1", 0), kind, reactor=loop) as listener:
+    code, output = run_argv(loop, PROGRAMS[name], kind)
+    return taken, code, output
+
+
+def run_argv(loop: reactor.Reactor, argv: list[str], kind: Any, tls: Any = None) -> tuple[int, str]:
+    """Have a program send the message to a server of `kind`; return the program's exit code and output."""
+    if shutil.which(argv[0]) is None:
+        pytest.skip(f"{argv[0]} is not installed")
+    with reactor.Listener(("127.0.0.1", 0), kind, reactor=loop, tls=tls) as listener:
         host, port = listener.address
         with subprocess.Popen(
             [word.format(host=host, port=port) if "{host}" in word or "{port}" in word else word for word in argv],
@@ -138,7 +143,7 @@ def run_program(loop: reactor.Reactor, name: str, **attributes: Any) -> tuple[li
             process.stdin.close()
             run_until(loop, lambda: process.poll() is not None, 30)
             output = process.stdout.read().decode(errors="replace")
-    return taken, process.returncode, output
+    return process.returncode, output
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -15,7 +15,7 @@ from protocols.smtp.commands import COMMANDS, LONGEST_MAIL
 from protocols.smtp.envelope import Envelope
 from protocols.smtp.limits import SessionLimits
 from protocols.smtp.mechanisms import Credentials
-from protocols.smtp.questions import Ended, Recipient, Sender
+from protocols.smtp.questions import Encryption, Ended, Recipient, Sender, StartTls
 from protocols.smtp.replies import Reply, ReplyDecoder
 from protocols.smtp.server_session import Authentication, ServerSession
 from protocols.smtp.states import MEANINGS, STATES, TRANSITIONS, follow
@@ -284,7 +284,7 @@ def test_vrfy_tells_nothing_and_needs_a_name() -> None:
 
 def test_help_names_the_commands() -> None:
     (line,) = said(greeted(), "HELP")
-    assert line == "214 2.0.0 the commands are HELO EHLO AUTH MAIL RCPT DATA RSET NOOP VRFY HELP QUIT"
+    assert line == "214 2.0.0 the commands are HELO EHLO STARTTLS AUTH MAIL RCPT DATA RSET NOOP VRFY HELP QUIT"
 
 
 @pytest.mark.parametrize("command", ["EXPN list", "TURN", "ETRN x", "BDAT 10 LAST", "SAML FROM:<a@b>", "STARTTLS"])
@@ -295,6 +295,101 @@ def test_commands_of_other_standards_are_not_implemented(command: str) -> None:
 @pytest.mark.parametrize("command", ["", " ", "HELLO", "MAILFROM:<a@b>", "NOO", "*", "\ufeffNOOP", " NOOP", "\0"])
 def test_what_is_no_command_is_not_recognised(command: str) -> None:
     assert codes(greeted(), command) == ["500 5.5.1"]
+
+
+# Encryption
+
+OFFERED, ACTIVE = Encryption.OFFERED, Encryption.ACTIVE
+
+
+def test_starttls_is_offered_until_there_is_tls() -> None:
+    session = ServerSession("host.example", encryption=OFFERED)
+    assert "250 STARTTLS" in said(session, "EHLO client.example")
+    assert talk(session, lines("STARTTLS")) == ([StartTls()], b"220 2.0.0 ready for TLS\r\n")
+    session.secured()
+    assert session.data_to_send() == b""  # there is no second greeting
+    assert codes(session, "STARTTLS", "MAIL FROM:<a@b>") == ["503 5.5.1"] * 2
+    assert not any("STARTTLS" in line for line in said(session, "EHLO client.example"))
+    assert codes(session, "STARTTLS") == ["503 5.5.1"]
+
+
+def test_starttls_takes_no_argument_and_needs_ehlo_and_no_message_under_way() -> None:
+    assert codes(greeted(encryption=OFFERED), "STARTTLS now") == ["501 5.5.4"]
+    assert codes(ServerSession("host.example", encryption=OFFERED), "STARTTLS") == ["220", "503 5.5.1"]
+    assert codes(greeted("HELO", encryption=OFFERED), "STARTTLS") == ["503 5.5.1"]
+    assert codes(addressed(encryption=OFFERED), "STARTTLS") == ["503 5.5.1"]
+
+
+def test_starttls_over_tls_is_refused_and_without_tls_it_is_not_implemented() -> None:
+    assert codes(greeted(encryption=ACTIVE), "STARTTLS") == ["503 5.5.1"]
+    assert codes(greeted(), "STARTTLS") == ["502 5.5.1"]
+
+
+def test_everything_that_was_said_in_front_of_tls_is_forgotten() -> None:
+    session = greeted(encryption=OFFERED, authentication=ALWAYS)
+    talk(session, lines(f"AUTH PLAIN {secret('', 'anna', 'pass')}", FROM, TO, "RSET"))
+    assert session.user == "anna"
+    talk(session, lines("STARTTLS"))
+    session.secured()
+    assert (session.user, session.client_name, session.offered, session.state.name) == ("", "", {}, "Fresh")
+    assert codes(session, TO, "DATA") == ["503 5.5.1"] * 2
+
+
+def test_what_is_pipelined_behind_starttls_is_dropped_and_counted_wherever_it_is_cut() -> None:
+    behind = lines(FROM, TO, "DATA", "text", ".", "NOOP")
+    for parts in every_way(lines("STARTTLS") + behind):
+        session = greeted(encryption=OFFERED)
+        assert talk_in_pieces(session, parts) == ([StartTls()], b"220 2.0.0 ready for TLS\r\n")
+        if len(parts) == 1:
+            assert session.dropped == len(behind)
+        session.secured()
+        assert talk(session, b"") == ([], b"")
+        assert session.state.name == "Fresh"
+
+
+def test_half_a_command_in_front_of_tls_does_not_become_a_whole_one_behind_it() -> None:
+    session = greeted(encryption=OFFERED)
+    talk(session, lines("STARTTLS") + b"MAIL FR")
+    session.secured()
+    assert codes(session, "NOOP") == ["250 2.0.0"]
+    assert talk(greeted(encryption=OFFERED), lines("STARTTLS") + b"x" * 20000)[1].startswith(b"220 ")
+
+
+def test_counts_of_mistakes_outlive_starttls() -> None:
+    session = greeted(encryption=OFFERED, limits=SessionLimits(maximum_errors=2))
+    talk(session, lines("MAIL", "MAIL", "STARTTLS"))
+    session.secured()
+    assert codes(session, "MAIL") == ["421 4.7.0"]
+
+
+def test_tls_that_nobody_asked_for_is_a_mistake_of_this_program() -> None:
+    session = greeted(encryption=OFFERED)
+    with pytest.raises(StateError):
+        session.secured()
+    talk(session, lines("STARTTLS"))
+    session.secured()
+    with pytest.raises(StateError):
+        session.secured()
+
+
+def test_password_is_asked_for_over_tls_only() -> None:
+    session = greeted(encryption=OFFERED, authentication=Authentication.WHEN_SECURE)
+    assert "AUTH" not in session.offered
+    assert codes(session, f"AUTH PLAIN {secret('', 'anna', 'pass')}") == ["538 5.7.11"]
+    talk(session, lines("STARTTLS"))
+    session.secured()
+    assert "250 AUTH PLAIN LOGIN" in said(session, "EHLO client.example")
+    assert codes(session, f"AUTH PLAIN {secret('', 'anna', 'pass')}") == ["235 2.7.0"]
+    (_, _, envelope), _ = talk(session, lines(FROM, TO, "DATA", "text", "."))
+    assert (envelope.protocol, envelope.user) == ("ESMTPSA", "anna")
+
+
+def test_session_may_be_ended_while_tls_begins() -> None:
+    session = greeted(encryption=OFFERED)
+    talk(session, lines("STARTTLS"))
+    assert session.end(NOBODY) == [Ended()]
+    with pytest.raises(StateError):
+        session.secured()
 
 
 # Syntax

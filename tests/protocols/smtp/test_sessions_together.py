@@ -13,7 +13,7 @@ from protocols.smtp.envelope import Envelope
 from protocols.smtp.limits import SessionLimits
 from protocols.smtp.lines import canonical
 from protocols.smtp.mechanisms import Credentials
-from protocols.smtp.questions import Ended, Recipient, Sender
+from protocols.smtp.questions import Encryption, Ended, Recipient, Sender, StartTls
 from protocols.smtp.replies import Reply
 from protocols.smtp.server_session import Authentication, ServerSession
 from tests.properties import steady
@@ -29,15 +29,30 @@ class Link:
         amounts: how many bytes to carry, each time; the last one goes on for ever.
         late: whether the answers of the server's program come after a while.
         credentials: the client's.
+        encryption: of the server; where it is offered, the client wants it.
     """
 
-    def __init__(self, amounts: list[int], late: bool = False, credentials: Credentials | None = None) -> None:
+    def __init__(
+        self,
+        amounts: list[int],
+        late: bool = False,
+        credentials: Credentials | None = None,
+        encryption: Encryption = Encryption.MISSING,
+    ) -> None:
         self.amounts = self._endless(amounts)
         self.late = late
         self.server = ServerSession(
-            "host.example", authentication=Authentication.ALWAYS, limits=SessionLimits(maximum_message=2000)
+            "host.example",
+            authentication=Authentication.ALWAYS if encryption is Encryption.MISSING else Authentication.WHEN_SECURE,
+            limits=SessionLimits(maximum_message=2000),
+            encryption=encryption,
         )
-        self.client = ClientSession("me.example", credentials=credentials, allows_plaintext_authentication=True)
+        self.client = ClientSession(
+            "me.example",
+            credentials=credentials,
+            starttls=encryption is Encryption.OFFERED,
+            allows_plaintext_authentication=encryption is not Encryption.OFFERED,
+        )
         self.to_server = b""
         self.to_client = b""
         self.taken: list[Envelope] = []
@@ -76,10 +91,15 @@ class Link:
                 waiting = [event for event in self.server.answer(self.verdict(question)) if event != Ended()]
             elif self.to_server:
                 data, self.to_server = self.to_server[:amount], self.to_server[amount:]
-                waiting += [event for event in self.server.feed(data) if event != Ended()]
+                waiting += [event for event in self.server.feed(data) if event not in (Ended(), StartTls())]
             elif self.to_client:
                 data, self.to_client = self.to_client[:amount], self.to_client[amount:]
-                self.events += self.client.feed(data)
+                events = self.client.feed(data)
+                if StartTls() in events:
+                    events.remove(StartTls())
+                    self.server.secured()
+                    self.client.secured()
+                self.events += events
             else:
                 return
 
@@ -98,11 +118,16 @@ envelopes = st.builds(
 
 
 @steady
-@given(st.lists(envelopes, min_size=1, max_size=4), st.lists(st.integers(1, 40), max_size=40), st.booleans())
+@given(
+    st.lists(envelopes, min_size=1, max_size=4),
+    st.lists(st.integers(1, 40), max_size=40),
+    st.booleans(),
+    st.sampled_from(Encryption),
+)
 def test_what_the_client_says_was_delivered_is_what_the_server_took(
-    letters: list[Envelope], amounts: list[int], late: bool
+    letters: list[Envelope], amounts: list[int], late: bool, encryption: Encryption
 ) -> None:
-    link = Link(amounts, late)
+    link = Link(amounts, late, encryption=encryption)
     for letter in letters:
         link.events += link.client.deliver(letter)
     link.events += link.client.quit()
@@ -124,9 +149,15 @@ def test_what_the_client_says_was_delivered_is_what_the_server_took(
 
 
 @steady
-@given(st.lists(st.integers(1, 40), max_size=60), st.sampled_from([ANNA, Credentials("anna", "wrong")]))
-def test_mail_is_delivered_with_the_right_password_only(amounts: list[int], credentials: Credentials) -> None:
-    link = Link(amounts, credentials=credentials)
+@given(
+    st.lists(st.integers(1, 40), max_size=60),
+    st.sampled_from([ANNA, Credentials("anna", "wrong")]),
+    st.sampled_from(Encryption),
+)
+def test_mail_is_delivered_with_the_right_password_only(
+    amounts: list[int], credentials: Credentials, encryption: Encryption
+) -> None:
+    link = Link(amounts, credentials=credentials, encryption=encryption)
     link.client.deliver(Envelope("a@x", ("b@x",), b"text"))
     link.client.quit()
     link.run()
