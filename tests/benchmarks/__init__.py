@@ -1,10 +1,10 @@
 """What a message costs: this reactor beside what a user would pick instead, on the same work, in one run.
 
-    python -m pip install -e '.[bench]'     # the libraries to compare with; those that are missing are left out
+    python -m pip install -e '.[bench,test]'     # the libraries to compare with, and one that makes certificates
     python -m tests.benchmarks
 
-It needs Linux and a C compiler, takes some four minutes, and prints a table for each work. The machine
-should have nothing else to do. ``--help`` lists the choices, for example:
+What is missing is left out. It needs Linux and a C compiler, takes some ten minutes, and prints a table for each
+work. The machine should have nothing else to do. ``--help`` lists the choices, for example:
 
     python -m tests.benchmarks --work frames-16 --rounds 9
     python -m tests.benchmarks --python python3.11 python3.13
@@ -13,7 +13,7 @@ should have nothing else to do. ``--help`` lists the choices, for example:
 it, in a process of its own. The load comes from another process (`load.c`, compiled for the occasion, or a
 program in `clients`), which reads the server's processor time from the kernel before and after. That
 time a message is the figure to compare: throughput and latency also depend on the client, and on the
-noise of the machine.
+noise of the machine. Over TLS the client has encrypted everything before the time that counts.
 
 Machines drift, so the contestants take turns (A B C, A B C, ...), each time in a fresh process, and what
 is compared is one turn of ours with the turn of theirs in the same round. Of these ratios, and of all

@@ -91,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     failures = 0
     with tempfile.TemporaryDirectory() as directory:
         load = compile_load(Path(directory)) if any(workload.needs_compiler for workload in workloads) else None
+        certificate = make_certificate() if any(workload.needs_certificate for workload in workloads) else None
         print(describe_machine())
         print(f"rounds {arguments.rounds}, seconds {arguments.seconds:g}; medians, with [smallest..largest]")
         for interpreter in interpreters:
@@ -98,16 +99,28 @@ def run(arguments: argparse.Namespace) -> int:
             for name, version in interpreter.libraries.items():
                 if version is None:
                     print(f"{name} is left out: it is not installed (python -m pip install -e '.[bench]')")
-            tools = Tools(interpreter.path, load, processors)
+            tools = Tools(interpreter.path, load, processors, certificate)
             for workload in workloads:
                 print()
                 if workload.connections + SPARE_DESCRIPTORS > limit:
                     print(f"{workload.name} is left out: a process may have no more than {limit} descriptors here")
                     continue
+                if workload.needs_certificate and certificate is None:
+                    print(f"{workload.name} is left out: trustme is not installed (python -m pip install -e '.[test]')")
+                    continue
                 results = measure(workload, interpreter, tools, arguments.rounds, arguments.seconds)
                 failures += sum(runs.failure is not None for runs in results)
                 print(table(workload, results), flush=True)
     return 1 if failures else 0
+
+
+def make_certificate() -> str | None:
+    """Return a file with a certificate and its key; None without the library that makes them."""
+    try:
+        from tests.certificates import certificate
+    except ImportError:
+        return None
+    return certificate()
 
 
 def raise_descriptor_limit() -> int:

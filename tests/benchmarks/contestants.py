@@ -29,6 +29,13 @@ RAW = (
 )
 """The first one is what all others are compared with, here and below."""
 
+TLS = (
+    Contestant("ours", "ours", "tls"),
+    Contestant("bare loop of ssl sockets", "bare_ssl", "tls"),
+    Contestant("uvloop", "uvloop_protocol", "tls", "uvloop"),
+    Contestant("asyncio", "asyncio_protocol", "tls"),
+)
+
 FRAMES = (
     Contestant("ours", "ours", "frames"),
     Contestant("bare epoll loop", "bare_epoll", "frames"),

@@ -44,9 +44,10 @@ class Server:
 
     def __init__(self, tools: Tools, contestant: Contestant) -> None:
         self._errors = tempfile.TemporaryFile()
+        command = [tools.python, "-E", "-m", f"{__package__}.servers.{contestant.module}", contestant.mode]
         # Without the variables of the environment: the developer mode, for example, would be measured too.
         self._process = subprocess.Popen(
-            [tools.python, "-E", "-m", f"{__package__}.servers.{contestant.module}", contestant.mode],
+            [*command, *filter(None, [tools.certificate])],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -14,11 +15,13 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks.contestants import Contestant
+from tests.benchmarks.contestants import TLS, Contestant
 from tests.benchmarks.report import Figures, Runs, ratios, table
 from tests.benchmarks.running import FailedError, compile_load, run_once
+from tests.benchmarks.servers import server_context
 from tests.benchmarks.surroundings import examine
-from tests.benchmarks.workloads import WORKLOADS, Echo, Idle, Tools
+from tests.benchmarks.workloads import WORKLOADS, Echo, EncryptedEcho, Idle, Tools, Workload
+from tests.certificates import certificate
 from tests.conftest import ROOT
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
@@ -37,19 +40,18 @@ def run_command(*arguments: str, **environment: str) -> subprocess.CompletedProc
 
 
 @needs_compiler
-def test_command_prints_a_row_for_every_contestant_and_none_has_failed() -> None:
-    done = run_command("--rounds", "1", "--seconds", "0.01", "--connections", "20")
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
+def test_command_prints_a_row_for_every_contestant_and_none_has_failed(workload: Workload) -> None:
+    done = run_command("--work", workload.name, "--rounds", "1", "--seconds", "0.01", "--connections", "20")
     assert (done.returncode, done.stderr) == (0, "")
     assert "failed" not in done.stdout
     missing = {name for name, version in examine(sys.executable, ["uvloop"]).libraries.items() if version is None}
-    for name in missing:
-        assert f"{name} is left out: it is not installed" in done.stdout
-    wanted = {
-        (workload.name, contestant.name)
-        for workload in WORKLOADS
-        for contestant in workload.contestants
-        if contestant.distribution not in missing
-    }
+    wanted = set()
+    for contestant in workload.contestants:
+        if contestant.distribution in missing:
+            assert f"{contestant.distribution} is left out: it is not installed" in done.stdout
+        else:
+            wanted.add((workload.name, contestant.name))
     assert rows_of(done.stdout) == wanted
 
 
@@ -136,6 +138,50 @@ def test_load_notices_a_message_that_comes_twice(load: Path, in_thread: Callable
 def test_load_notices_that_the_server_closes(load: Path, in_thread: Callable[..., Any]) -> None:
     said = complaint(load, in_thread, lambda batch: batch[:104])
     assert said == "the server closed a connection"
+
+
+# The load that speaks TLS notices the same
+
+
+SECRETS = EncryptedEcho("secrets", "some secrets on {connections} connections", TLS, 1, size=100, depth=3)
+
+
+def serve_over_tls(server: socket.socket, answer: Callable[[bytes], bytes]) -> None:
+    """Echo the first batch, as everything that comes behind the second one; say `answer` to that one, or close."""
+    plain, _ = server.accept()
+    with server_context(certificate()).wrap_socket(plain, server_side=True) as connection:
+
+        def receive() -> bytes:
+            batch = connection.recv()
+            while batch and len(batch) < 3 * SECRETS.size:
+                batch += connection.recv()
+            return batch
+
+        connection.sendall(receive())
+        answered = answer(receive())
+        connection.sendall(answered)
+        with contextlib.suppress(OSError):  # the load ends as soon as it has noticed
+            while answered and (batch := receive()):
+                connection.sendall(batch)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda batch: batch[:-1] + b"?", "the server sent something else than it was sent"),
+        (lambda batch: batch[100:200] + batch[:100] + batch[200:], "the server sent something else than it was sent"),
+        (lambda batch: batch + batch[-100:], "the server sent more than it was sent"),
+        (lambda batch: b"", "the server closed a connection"),
+    ],
+    ids=["a byte changed", "messages out of order", "a message twice", "an end"],
+)
+def test_load_over_tls_notices(in_thread: Callable[..., Any], answer: Callable[[bytes], bytes], said: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        in_thread(serve_over_tls, server, answer)
+        command = [*SECRETS.command(Tools(sys.executable, None), 0.01), f"--port={server.getsockname()[1]}"]
+        command.append(f"--pid={os.getpid()}")
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (1, "", said)
 
 
 # What becomes of failures, and of figures

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from .contestants import FRAMES, MESSAGES, PIPELINED_FRAMES, RAW, Contestant
+from .contestants import FRAMES, MESSAGES, PIPELINED_FRAMES, RAW, TLS, Contestant
 
 
 class Tools(NamedTuple):
@@ -16,11 +16,13 @@ class Tools(NamedTuple):
         python: the interpreter that is measured; clients in Python run on it too.
         load: `load.c`, compiled; None where nothing needs it.
         processors: where the servers may run, by number; None for everywhere.
+        certificate: a file with a certificate and its key; None where nothing needs it.
     """
 
     python: str
     load: Path | None
     processors: frozenset[int] | None = None
+    certificate: str | None = None
 
 
 class Column(NamedTuple):
@@ -59,6 +61,11 @@ class Workload:
     """The first one is the cost, of which the ratios are taken."""
 
     needs_compiler: ClassVar[bool] = False
+
+    @property
+    def needs_certificate(self) -> bool:
+        """Whether it is done over TLS."""
+        return self.contestants == TLS
 
     def command(self, tools: Tools, seconds: float) -> list[str]:
         """Return the load's program and arguments, except for ``--port`` and ``--pid`` of the server.
@@ -124,15 +131,33 @@ class Echo(Timed):
 
 
 @dataclasses.dataclass(frozen=True)
+class EncryptedEcho(Timed):
+    """Messages that come back over TLS, from a client in Python: C would need the headers of OpenSSL.
+
+    Attributes:
+        size: of a message, in bytes.
+        depth: messages in flight on each connection, each in a record of its own, or in several.
+    """
+
+    size: int
+    depth: int = 1
+
+    def command(self, tools: Tools, seconds: float) -> list[str]:
+        options = {"connections": self.connections, "depth": self.depth, "size": self.size, "seconds": seconds}
+        return [*client(tools, "tls_echo"), *(f"--{name}={value}" for name, value in options.items())]
+
+
+@dataclasses.dataclass(frozen=True)
 class Handshake(Timed):
-    """Connections that authenticate, exchange one message and close, one after another on each of so many threads.
+    """Connections that shake hands, exchange one message and close, one after another on each of so many threads.
 
     There are several at a time because a client of the standard library leaves TCP_NODELAY off and writes
     twice in a row, its welcome and then its message: the message waits 40 ms for a delayed acknowledgement.
     """
 
     def command(self, tools: Tools, seconds: float) -> list[str]:
-        return [*client(tools, "handshake"), f"--clients={self.connections}", f"--seconds={seconds}"]
+        command = [*client(tools, "handshake"), f"--clients={self.connections}", f"--seconds={seconds}"]
+        return [*command, "--tls"] if self.needs_certificate else command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +167,8 @@ class Idle(Workload):
     columns = (Column("cost", "KiB a connection", 3, spread=True),)
 
     def command(self, tools: Tools, seconds: float) -> list[str]:
-        return [*client(tools, "idle"), f"--connections={self.connections}"]
+        command = [*client(tools, "idle"), f"--connections={self.connections}"]
+        return [*command, "--tls"] if self.needs_certificate else command
 
     def figures(self, result: dict[str, Any]) -> dict[str, float | None]:
         return {"cost": result["bytes"] / 1024}
@@ -184,11 +210,52 @@ WORKLOADS: tuple[Workload, ...] = (
         contestants=MESSAGES,
         connections=32,
     ),
+    EncryptedEcho(
+        name="tls-100",
+        title="TLS echo of 100 bytes, {connections} connections, one in flight on each",
+        contestants=TLS,
+        connections=50,
+        size=100,
+    ),
+    EncryptedEcho(
+        name="tls-100-16",
+        title="TLS echo of 100 bytes, {connections} connections, sixteen in flight on each",
+        contestants=TLS,
+        connections=50,
+        size=100,
+        depth=16,
+    ),
+    EncryptedEcho(
+        name="tls-1k",
+        title="TLS echo of 1 KiB, {connections} connections, one in flight on each",
+        contestants=TLS,
+        connections=50,
+        size=1024,
+    ),
+    EncryptedEcho(
+        name="tls-64k",
+        title="TLS echo of 64 KiB, {connections} connections, one in flight on each",
+        contestants=TLS,
+        connections=10,
+        size=64 * 1024,
+    ),
+    Handshake(
+        name="tls-handshake",
+        title="connect, full handshake of TLS 1.3, five bytes and their echo, close; {connections} at a time",
+        contestants=TLS,
+        connections=8,
+    ),
     Idle(
         name="idle-raw",
         title="memory of {connections} idle connections for raw bytes",
         contestants=RAW,
         connections=10_000,
+    ),
+    Idle(
+        name="idle-tls",
+        title="memory of {connections} idle connections over TLS",
+        contestants=TLS,
+        connections=1_000,
     ),
     Idle(
         name="idle-frames",

@@ -22,16 +22,25 @@ class ProcessorTime(NamedTuple):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return cls(total, int(fields[11]), int(fields[12]))
 
-    def since(self, before: ProcessorTime) -> dict[str, float | None]:
-        """Return the seconds from `before` to here: in total, in user mode and in the kernel."""
-        total = self.total - before.total
-        user = self.user_ticks - before.user_ticks
-        system = self.system_ticks - before.system_ticks
-        ticks = user + system
+    def since(self, before: ProcessorTime) -> ProcessorTime:
+        """Return what was taken from `before` to here."""
+        return ProcessorTime(
+            self.total - before.total, self.user_ticks - before.user_ticks, self.system_ticks - before.system_ticks
+        )
+
+    def plus(self, other: ProcessorTime) -> ProcessorTime:
+        """Return what was taken in two spans of time together."""
+        return ProcessorTime(
+            self.total + other.total, self.user_ticks + other.user_ticks, self.system_ticks + other.system_ticks
+        )
+
+    def shares(self) -> dict[str, float | None]:
+        """Return the seconds in total, in user mode and in the kernel."""
+        ticks = self.user_ticks + self.system_ticks
         return {
-            "total": total,
-            "user": total * user / ticks if ticks else None,
-            "system": total * system / ticks if ticks else None,
+            "total": self.total,
+            "user": self.total * self.user_ticks / ticks if ticks else None,
+            "system": self.total * self.system_ticks / ticks if ticks else None,
         }
 
 

@@ -7,7 +7,7 @@ import struct
 import sys
 from typing import cast
 
-from . import BACKLOG
+from . import BACKLOG, server_context
 
 HEADER = struct.Struct("!i")
 
@@ -61,15 +61,16 @@ class JoinedFrames(Frames):
         self.answers.append(HEADER.pack(len(message)) + message)
 
 
-MODES = {"raw": Raw, "frames": Frames, "frames-joined": JoinedFrames}
+MODES = {"raw": Raw, "tls": Raw, "frames": Frames, "frames-joined": JoinedFrames}
 
 
-async def serve(mode: str) -> None:
+async def serve(mode: str, *certificate: str) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(MODES[mode], "127.0.0.1", 0, backlog=BACKLOG)
+    context = server_context(*certificate) if mode == "tls" else None
+    server = await loop.create_server(MODES[mode], "127.0.0.1", 0, backlog=BACKLOG, ssl=context)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1]))
+    asyncio.run(serve(*sys.argv[1:]))

@@ -28,8 +28,14 @@ class Messages(reactor.Connection):
 
 
 if __name__ == "__main__":
-    mode = sys.argv[1]
-    factory = {"raw": Raw, "frames": Frames, "messages": Messages}[mode]
-    listener = reactor.Listener(("127.0.0.1", 0), factory, authkey=KEY if mode == "messages" else None, backlog=BACKLOG)
+    mode, *certificate = sys.argv[1:]
+    factory = {"raw": Raw, "tls": Raw, "frames": Frames, "messages": Messages}[mode]
+    listener = reactor.Listener(
+        ("127.0.0.1", 0),
+        factory,
+        authkey=KEY if mode == "messages" else None,
+        backlog=BACKLOG,
+        tls=certificate[0] if mode == "tls" else None,
+    )
     print(listener.address[1], flush=True)
     reactor.loop()

@@ -9,4 +9,4 @@ import uvloop
 from .asyncio_protocol import serve
 
 if __name__ == "__main__":
-    uvloop.run(serve(sys.argv[1]))
+    uvloop.run(serve(*sys.argv[1:]))
