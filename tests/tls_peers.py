@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import shutil
 import socket
 import ssl
+import subprocess
 import warnings
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,15 @@ TLS_1_3 = ssl.TLSVersion.TLSv1_3
 FILES = certificates.certificate_and_key
 ANY_PORT = ("127.0.0.1", 0)
 LARGE = os.urandom(3_000_000)
+
+
+@functools.cache
+def swaks_speaks_tls() -> bool:
+    """Whether swaks is here, and the module of Perl that it needs for TLS."""
+    if shutil.which("swaks") is None:
+        return False
+    done = subprocess.run(["swaks", "--support"], capture_output=True, text=True, check=False)
+    return "TLS supported" in done.stdout + done.stderr
 
 
 def client_context(

@@ -25,6 +25,7 @@ from examples.mail_sink import Maildir, MailSink, Mbox
 from tests import certificates
 from tests.conftest import raw_client, run_until
 from tests.examples.test_examples import Program
+from tests.tls_peers import swaks_speaks_tls
 
 Start = Callable[..., Program]
 BOXES = {"--maildir": Maildir, "--mbox": Mbox}
@@ -100,7 +101,7 @@ def test_mail_of_swaks_arrives_as_the_docstring_says(start: Start, tmp_path: Pat
     assert server.ends_cleanly()
 
 
-@pytest.mark.skipif(shutil.which("swaks") is None, reason="swaks is not installed")
+@pytest.mark.skipif(not swaks_speaks_tls(), reason="there is no swaks with TLS")
 def test_mail_of_swaks_arrives_encrypted_as_the_docstring_says(start: Start, tmp_path: Path) -> None:
     server = serve(start, "--maildir", tmp_path / "box", f"--certificate={certificates.certificate()}")
     host, port = server.address

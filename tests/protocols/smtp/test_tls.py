@@ -32,6 +32,7 @@ from tests import certificates
 from tests.conftest import Accepting, FakeClock, raw_client, run_until
 from tests.protocols.smtp.talking import lines
 from tests.protocols.smtp.test_real_peers import CONTENT, CURL, SWAKS, run_argv
+from tests.tls_peers import swaks_speaks_tls
 
 ANNA = Credentials("anna", "secret")
 LETTER = Envelope("from@example.org", ("to@example.org",), b"text\r\n")
@@ -437,6 +438,8 @@ def run_program(
     loop: reactor.Reactor, name: str, certificate: ServerTls, **attributes: Any
 ) -> tuple[list[Envelope], int, str]:
     """Have a program send the message with a password; return what was taken, and its exit code and output."""
+    if name.startswith("swaks") and not swaks_speaks_tls():
+        pytest.skip("there is no swaks with TLS")
     taken: list[Envelope] = []
     is_upgrade = name.endswith("starttls")
     offered = {"starttls": certificate} if is_upgrade else {}
