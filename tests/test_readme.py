@@ -239,7 +239,8 @@ def furnish(directory: Path) -> None:
         "server.key": certificate(),
         "authorities.pem": authorities(),
     }.items():
-        shutil.copy(source, directory / name)
+        if not (directory / name).exists():
+            shutil.copy(source, directory / name)
 
 
 @contextmanager
@@ -369,7 +370,8 @@ def shell_lines(text: str) -> list[str]:
 
 def test_commands_name_modules_extras_and_files_that_exist(readme: str) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    commands = [part.strip() for line in shell_lines(readme) for part in line.split("&&")]
+    lines = [line for line in shell_lines(readme) if line not in makes_a_certificate(readme)]
+    commands = [part.strip() for line in lines for part in line.split("&&")]
     assert commands
     for line in commands:
         python, option, module, *arguments = shlex.split(line)
@@ -380,6 +382,24 @@ def test_commands_name_modules_extras_and_files_that_exist(readme: str) -> None:
         elif module != "pytest":
             place = ROOT.joinpath(*module.split("."))
             assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), line
+
+
+def makes_a_certificate(readme: str) -> list[str]:
+    """Return the commands that make the certificate to try TLS with."""
+    return [line for line in shell_lines(readme) if line.startswith(("openssl ", "cp "))]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the program openssl")
+def test_certificate_that_the_readme_makes_is_good_for_its_programs(readme: str, tmp_path: Path) -> None:
+    for line in makes_a_certificate(readme):
+        subprocess.run(shlex.split(line), cwd=tmp_path, capture_output=True, check=True)
+    made = (tmp_path / "server.pem").read_bytes()
+    (server,) = [program for program in SERVERS if program.name == "secret"]
+    with serving(server, tmp_path) as port:
+        for client in CLIENTS:
+            if client.name == server.name:
+                assert run(client, tmp_path, port) == client.prints
+    assert (tmp_path / "authorities.pem").read_bytes() == made == (tmp_path / "server.pem").read_bytes()
 
 
 def test_message_server_of_the_readme_answers_the_client_of_the_readme(readme: str, tmp_path: Path) -> None:
