@@ -261,7 +261,7 @@ class HalfClosed(Sending):
     name = "HalfClosed"
 
     def drain(self, channel: Channel, reason: ReactorError) -> None:
-        if channel._output:
+        if channel._output or channel.tls is not None:  # TLS has a last word to say
             super().drain(channel, reason)
         else:
             self.close(channel, reason)  # both directions are done: nothing is left to wait for
@@ -314,7 +314,7 @@ class Closing(Sending):
             return True
         if data:
             return True
-        if channel._output:
+        if channel._output is not DISCARD:  # not everything has left, or not the last word of TLS
             channel._want(WRITE)
         else:
             self.close(channel, channel._reason)

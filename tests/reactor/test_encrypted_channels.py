@@ -627,7 +627,7 @@ def test_half_close_lets_us_answer(loop: reactor.Reactor, serve: Serve) -> None:
     run_until(loop, lambda: len(peer.turn().received) == len(LARGE))
     assert peer.received == LARGE
     channel.close_when_done()
-    run_until(loop, lambda: peer.turn().has_ended)
+    run_until(loop, lambda: peer.turn().has_ended and channel.of("close"))
     assert isinstance(channel.of("close")[0], ClosedHere)
 
 

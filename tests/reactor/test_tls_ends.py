@@ -95,7 +95,7 @@ def served(loop: reactor.Reactor, in_thread: Any, kind: Any, data: bytes) -> Any
     tls = reactor.ServerTls(certificates.certificate())
     with reactor.Listener(("127.0.0.1", 0), accepted, reactor=loop, tls=tls) as listener:
         thread = in_thread(say_and_leave, listener.address, data)
-        run_until(loop, lambda: not thread.is_alive(), 20)
+        run_until(loop, lambda: not thread.is_alive() and accepted.channels[0].reasons, 20)
     (channel,) = accepted.channels
     assert isinstance(channel.reasons[0], reactor.PeerClosed)
     return channel
