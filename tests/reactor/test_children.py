@@ -684,10 +684,10 @@ def test_nothing_is_spawned_during_a_shutdown(loop: reactor.Reactor) -> None:
     class Restarting(RecordingChild):
         def handle_exit(self, returncode: int) -> None:
             super().handle_exit(returncode)
-            before = processes()
+            before = set(processes())
             with pytest.raises(reactor.StateError, match="is shutting down"):
                 spawn(loop, SLEEP)
-            assert processes() == before
+            assert set(processes()) == before
 
     child = reactor.spawn(SLEEP, Restarting, reactor=loop)
     loop.shutdown()
@@ -717,11 +717,11 @@ def fails(loop: reactor.Reactor, error: type[BaseException], match: str, argv: A
 
         return make
 
-    before = open_descriptors(), list(loop.channels), processes()
+    before = open_descriptors(), list(loop.channels), set(processes())
     streams = {"stdin": making(RecordingStream), "stdout": making(RecordingStream), "stderr": making(RecordingStream)}
     with pytest.raises(error, match=match):
         reactor.spawn(argv, **{"factory": making(RecordingChild), **streams, "reactor": loop, **options})
-    assert (open_descriptors(), list(loop.channels), processes()) == before
+    assert (open_descriptors(), list(loop.channels), set(processes())) == before
     assert loop.is_idle() == (not before[1])
     assert all(channel.events == [] for channel in made)
     return made
@@ -800,10 +800,10 @@ def test_child_that_is_closed_while_it_is_made_does_not_run(loop: reactor.Reacto
 def test_closed_reactor_runs_nothing(watched: str) -> None:
     loop = reactor.Reactor()
     loop.close()
-    before = processes()
+    before = set(processes())
     with pytest.raises(reactor.ClosedReactorError):
         spawn(loop, SLEEP, stdout=RecordingStream)
-    assert processes() == before
+    assert set(processes()) == before
     assert list(loop.channels) == []
 
 
