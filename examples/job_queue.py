@@ -31,7 +31,7 @@ from typing import Any
 
 import reactor
 
-from ._command_line import Mistake, errors_on_one_line, make_parser, read_key, read_or_make_key, serve
+from ._command_line import Mistake, at_least_one, errors_on_one_line, make_parser, read_key, read_or_make_key, serve
 
 MAXIMUM_ATTEMPTS = 5
 """A job that outlived so many workers is what killed them."""
@@ -199,13 +199,6 @@ def submit(connection: Connection, command: list[str]) -> int:
     ask(connection, "forget", number)
     print(output, end="")
     return int(code)
-
-
-def at_least_one(text: str) -> int:
-    """Return the number that `text` means, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
-    return int(text)
 
 
 def main() -> None:

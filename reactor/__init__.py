@@ -8,6 +8,7 @@ methods of `Reactor` work on the default reactor of the thread that calls them.
 from __future__ import annotations
 
 from collections.abc import Callable as _Callable
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
@@ -26,6 +27,7 @@ from .dispatcher import Dispatcher
 from .errors import (
     AddressError,
     AddressInUseError,
+    AlreadyRunningError,
     AuthenticationError,
     ClosedHere,
     ClosedReactorError,
@@ -40,6 +42,7 @@ from .errors import (
     LocalError,
     PeerClosed,
     ProducerError,
+    ProxyError,
     ReactorError,
     RemoteError,
     StateError,
@@ -55,11 +58,14 @@ from .stream import Stream
 from .timers import Timer
 
 if _TYPE_CHECKING:
+    from .proxying import ProxyHeader
     from .tls import ClientTls, ServerTls
+    from .workers import Worker, serve
 
 __all__ = [
     "AddressError",
     "AddressInUseError",
+    "AlreadyRunningError",
     "AuthenticationError",
     "Backoff",
     "Call",
@@ -88,6 +94,8 @@ __all__ = [
     "LocalError",
     "PeerClosed",
     "ProducerError",
+    "ProxyError",
+    "ProxyHeader",
     "Reactor",
     "ReactorError",
     "RemoteError",
@@ -102,6 +110,7 @@ __all__ = [
     "TlsError",
     "TruncatedError",
     "UnsafePickleError",
+    "Worker",
     "call_at",
     "call_every",
     "call_later",
@@ -114,6 +123,7 @@ __all__ = [
     "parse_address",
     "poll",
     "run_in_thread",
+    "serve",
     "shutdown",
     "shutdown_on_signal",
     "spawn",
@@ -121,11 +131,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> _Any:
-    if name in ("ClientTls", "ServerTls"):  # not before somebody asks: ssl takes longer to load than all the rest
-        from . import tls
+_LATE = {"ClientTls": "tls", "ProxyHeader": "proxying", "ServerTls": "tls", "Worker": "workers", "serve": "workers"}
+"""What is loaded when somebody asks for it: ssl takes longer than all the rest. By name, the module that has it."""
 
-        return globals().setdefault(name, getattr(tls, name))
+
+def __getattr__(name: str) -> _Any:
+    if name in _LATE:
+        return globals().setdefault(name, getattr(_import_module(f".{_LATE[name]}", __name__), name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -158,6 +158,32 @@ def connect_datagrams(endpoint: Endpoint, make_socket: SocketFactory, broadcast:
         raise
 
 
+def remove_stale(endpoint: Endpoint, make_socket: SocketFactory, kind: int) -> None:
+    """Remove the file of a socket of this `kind` on which nobody listens any more.
+
+    Raises:
+        AddressInUseError: somebody alive listens there, or the file is no socket.
+    """
+    path = endpoint.location
+    identity = _identity(path)
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise AddressInUseError(errno.EADDRINUSE, f"{endpoint} is a file, and no socket; it is left alone")
+    with make_socket(endpoint.family, kind) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            pass
+        except OSError as error:  # its backlog is full, it is no stream, or it is not ours to connect to
+            raise AddressInUseError(
+                errno.EADDRINUSE, f"somebody has {endpoint} already ({error.strerror}); it is left alone"
+            ) from None
+        else:
+            raise AddressInUseError(errno.EADDRINUSE, f"somebody listens on {endpoint} already")
+    if _identity(path) == identity:
+        os.unlink(path)
+
+
 def close_socket(sock: Any) -> None:
     """Close `sock`, whatever it reports: a reset on BSD, an input/output error. The descriptor is gone all the same."""
     with contextlib.suppress(OSError):
@@ -227,6 +253,8 @@ def _bind(sock: socket.socket, endpoint: Endpoint) -> None:
             raise AddressInUseError(errno.EADDRINUSE, f"somebody listens on {endpoint} already") from None
         if error.errno is None and endpoint.is_unix:  # "AF_UNIX path too long" comes from Python itself
             raise AddressError(f"{endpoint}: {error}; about 100 bytes are possible") from None
+        if endpoint.is_unix:
+            error.filename = endpoint.location  # which the socket module does not tell
         raise
 
 
@@ -241,32 +269,10 @@ def _bind_file(sock: socket.socket, endpoint: Endpoint, make_socket: SocketFacto
     except OSError as error:
         if error.errno != errno.EADDRINUSE or endpoint.is_abstract:
             raise
-        _remove_stale(endpoint, make_socket, sock.type)
+        remove_stale(endpoint, make_socket, sock.type)
         _bind(sock, endpoint)
     if not endpoint.is_abstract:
         os.chmod(endpoint.location, mode)
-
-
-def _remove_stale(endpoint: Endpoint, make_socket: SocketFactory, kind: int) -> None:
-    """Remove the file of a socket on which nobody listens any more."""
-    path = endpoint.location
-    identity = _identity(path)
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise AddressInUseError(errno.EADDRINUSE, f"{endpoint} is a file, and no socket; it is left alone")
-    with make_socket(endpoint.family, kind) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            pass
-        except OSError as error:  # its backlog is full, it is no stream, or it is not ours to connect to
-            raise AddressInUseError(
-                errno.EADDRINUSE, f"somebody has {endpoint} already ({error.strerror}); it is left alone"
-            ) from None
-        else:
-            raise AddressInUseError(errno.EADDRINUSE, f"somebody listens on {endpoint} already")
-    if _identity(path) == identity:
-        os.unlink(path)
 
 
 def _identity(path: str | bytes) -> tuple[int, int]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import ssl
 
     from .eventloop import Reactor
+    from .proxying import ProxyHeader
     from .tls import Tls
 
 log = logging.getLogger("reactor")
@@ -39,6 +40,13 @@ class Origin:
 
     def _channel_authenticating(self, channel: Channel) -> None:
         """`channel` is in a handshake from now on: that of TLS, that with the key, or one after the other."""
+
+    def _channel_introduced(self, channel: Channel, header: ProxyHeader) -> None:
+        """A proxy has said who the peer of `channel` is."""
+
+    def _is_expected(self, channel: Channel, error: ReactorError) -> bool:
+        """Whether `error` is what becomes of such a channel, and nothing that its hooks or the log should hear of."""
+        return False
 
     def _channel_opened(self, channel: Channel) -> None:
         """`channel` is open: it has the handshake behind it, if there is one."""
@@ -493,7 +501,8 @@ class Channel:
         error.peer = self._name
         error.state = self.state.name
         error.__traceback__ = None  # its frames would keep the channel alive, and its socket with it
-        self._hook_failed(error)
+        if self._origin is None or not self._origin._is_expected(self, error):
+            self._hook_failed(error)
 
     def _hook_failed(self, error: Exception) -> None:
         """Tell `handle_error`; what that raises is logged and closes the channel."""

@@ -16,6 +16,7 @@ from .defaults import get_reactor
 from .errors import AddressError, ConnectError, LimitError, LocalError, StateError
 from .eventloop import Reactor
 from .exchanging import DATAGRAM_STATES, DatagramQueue, datagram_lost
+from .inheriting import inherited_socket
 from .limits import DEFAULT_LIMITS, Limits
 from .multicast import join_group, leave_group, set_multicast
 from .states import State, become
@@ -74,7 +75,8 @@ class Datagram(Channel):
 
         Arguments:
             address: (host, port), a path, ``udp://host:port`` or ``unix:///path``. Port 0 lets the system
-                choose; the host ``""`` means every address of the machine, of IPv4 and IPv6.
+                choose; the host ``""`` means every address of the machine, of IPv4 and IPv6. A socket that systemd
+                passes for this address is used, as by a `Listener`.
             factory: called without arguments for the channel; by default this class.
             family: ``'AF_INET'``, ``'AF_INET6'`` or ``'AF_UNIX'``, where the form of the address leaves it open.
             broadcast: allow sending to broadcast addresses (SO_BROADCAST); only IPv4 has them.
@@ -90,8 +92,10 @@ class Datagram(Channel):
         """
         loop = reactor or get_reactor()
         channel = (factory or cls)()
-        endpoint = parse_address(address, "AF_INET" if broadcast and family is None else family, "udp")
-        sock, file = bind_datagrams(endpoint, loop.socket_factory, loop.resolver, broadcast, reuse_port)
+        sock, file = inherited_socket(address, socket.SOCK_DGRAM), None
+        if sock is None:
+            endpoint = parse_address(address, "AF_INET" if broadcast and family is None else family, "udp")
+            sock, file = bind_datagrams(endpoint, loop.socket_factory, loop.resolver, broadcast, reuse_port)
         try:
             own = sock.getsockname()
             channel._attach(loop, None, limits)

@@ -6,6 +6,7 @@
     ├── LocalError              this program: a mistake in its calls or its configuration
     │   ├── AddressError        an address that cannot be used here
     │   ├── AddressInUseError   somebody alive already listens there
+    │   ├── AlreadyRunningError the program runs already, as its pid file says
     │   ├── ClosedReactorError  the reactor was closed, or belongs to the parent of a fork
     │   ├── HookError           a hook of a channel raised
     │   ├── UnsafePickleError   unpickling was about to be allowed to anybody
@@ -22,6 +23,7 @@
     │   ├── FrameError          bytes that are no frame, a frame too large, a frame cut short
     │   ├── DecodingError       a whole frame whose content the codec refuses
     │   ├── LimitError          the peer made something grow past its limit
+    │   ├── ProxyError          what came from a proxy is no header that says who the peer is
     │   └── PeerClosed          the peer closed the connection, cleanly
     └── ClosedHere              this program closed the channel, on purpose
 
@@ -105,6 +107,21 @@ class AddressError(LocalError, ValueError):
 
 class AddressInUseError(LocalError, OSError):
     """Somebody alive already listens on the address."""
+
+
+class AlreadyRunningError(LocalError):
+    """The program runs already: another process has locked its pid file.
+
+    Attributes:
+        pid: the number of that process; 0 if it is not known.
+    """
+
+    def __init__(self, message: str, pid: int = 0) -> None:
+        super().__init__(message, pid)
+        self.pid = pid
+
+    def _message(self) -> str:
+        return str(self.args[0])
 
 
 class ClosedReactorError(LocalError):
@@ -256,6 +273,10 @@ class LimitError(RemoteError):
 
     def _message(self) -> str:
         return str(self.args[0])
+
+
+class ProxyError(RemoteError):
+    """What came from a proxy does not begin with a header of the PROXY protocol, or with one that makes no sense."""
 
 
 class PeerClosed(RemoteError):

@@ -40,6 +40,9 @@ class Limits:
     maximum_line: int = 64 * KIB
     """The most bytes in front of a terminator: of a line, where lines are read."""
 
+    maximum_proxy_header: int = 4 * KIB
+    """The largest header with which a proxy says who is behind it."""
+
     maximum_datagram: int = 64 * KIB
     """The largest datagram accepted. None of UDP is larger; Unix datagrams can be. From 128 KiB on, each receive
     costs ten times as much."""
@@ -62,6 +65,9 @@ class Limits:
     tls_timeout: float | None = 10.0
     """For the handshake of TLS, which comes in front of the other one."""
 
+    proxy_timeout: float | None = 10.0
+    """For the header with which a proxy says who is behind it; it comes in front of all else."""
+
     idle_timeout: float | None = 86400.0
     """For an open channel on which nothing comes in and nothing goes out. A day, so that a worker
     that waits for its next job is left alone; peers that died are found by TCP keepalive long before."""
@@ -82,7 +88,8 @@ class Limits:
     """On one listener from one host; one more is closed at once, with a log line."""
 
     maximum_unauthenticated: int = 1_000
-    """On one listener, still in a handshake, with the key or of TLS. One more, and the one that waited longest goes."""
+    """On one listener, still in a handshake, with the key or of TLS, or not introduced by its proxy yet. One more, and
+    the one that waited longest goes."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

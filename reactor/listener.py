@@ -9,20 +9,25 @@ import os
 import socket
 import sys
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from .addresses import Address, Endpoint, family_name, format_address, parse_address
 from .binding import SocketFile, bind_inet, bind_unix, close_socket, fastest_endpoint, set_stream_options
 from .channel import Channel, Origin
 from .codecs import Codec, Trust
 from .defaults import get_reactor
-from .errors import LimitError, LocalError, ReactorError
+from .errors import LimitError, LocalError, ReactorError, RemoteError
 from .eventloop import READ, Reactor
+from .inheriting import inherited_socket
+from .introducing import Introduction
 from .limits import ACCEPTS_PER_TURN, DEFAULT_LIMITS, Limits
 from .sending import STATES
 from .states import State, become
+
+if TYPE_CHECKING:
+    from .proxying import Proxies, ProxyHeader
 
 log = logging.getLogger("reactor")
 
@@ -92,6 +97,8 @@ class Listener(Channel, Origin):
         address: (host, port), a path, or a URL. Port 0 lets the system choose; the host ``""`` means
             every address of the machine, of IPv4 and IPv6. None picks a Unix socket of its own, in a
             directory that only this user can enter, or a port on localhost where there are none.
+            A socket that systemd passes for this address is used; the name that its unit gives it
+            is an address as well, and so is ``fd://3``, for an inherited descriptor.
         factory: called without arguments for each connection; the channel's class, most often.
         family: ``'AF_INET'``, ``'AF_INET6'`` or ``'AF_UNIX'``, where the form of the address leaves it open.
         backlog: connections that the kernel holds for us at the most.
@@ -104,6 +111,9 @@ class Listener(Channel, Origin):
         sock: a socket that is bound already, instead of an address. It belongs to the listener then.
         reuse_port: let several processes listen on the same port (SO_REUSEPORT).
         tls: two files, (certificate, key), to encrypt all connections; a `ServerTls` says more, or an `ssl.SSLContext`.
+        proxies: hosts and networks whose connections begin with a header of the PROXY protocol, version 1 or 2, which
+            says who the peer is: ``["127.0.0.1", "10.0.0.0/8"]``; ``"unix"`` stands for all peers of a Unix socket.
+            Those of others are served as they are.
 
     Raises:
         AddressError: the address or the family cannot be used here.
@@ -115,7 +125,7 @@ class Listener(Channel, Origin):
     """
 
     __slots__ = (
-        "_file", "_options", "_peers", "_tls", "_troubled", "_trust", "_unauthenticated",
+        "_checks", "_file", "_options", "_peers", "_proxies", "_tls", "_troubled", "_trust", "_unauthenticated",
         "address", "backlog", "connections", "factory", "family", "last_accepted", "reuse_port",
     )  # fmt: skip
 
@@ -137,6 +147,7 @@ class Listener(Channel, Origin):
         sock: socket.socket | None = None,
         reuse_port: bool = False,
         tls: Any = None,
+        proxies: Iterable[str] | None = None,
     ) -> None:
         if not callable(factory):
             raise LocalError(f"a listener needs to know what to make of a connection: a class, not {factory!r}")
@@ -158,6 +169,12 @@ class Listener(Channel, Origin):
             from .tls import tls_for
 
             self._tls = tls_for(self, tls)
+        self._checks: set[Channel] = set()
+        self._proxies: Proxies | None = None
+        if proxies is not None:
+            from .proxying import Proxies
+
+            self._proxies = Proxies(proxies)
         reactor = reactor or get_reactor()
         try:
             is_unix = self._bind(address, family, reuse_port, reactor, sock)
@@ -183,6 +200,13 @@ class Listener(Channel, Origin):
 
     def handle_accepted(self, channel: Channel) -> None:
         """A connection was accepted, and neither authenticated nor open yet; `channel.close()` refuses it."""
+
+    def handle_introduced(self, channel: Channel, header: ProxyHeader) -> None:
+        """A proxy has said who the peer of `channel` is, and more perhaps; `channel.close()` refuses it.
+
+        Arguments:
+            header: what it has said. Where there is no ``source`` in it, `channel.peer` is the proxy.
+        """
 
     def handle_error(self, error: Exception) -> None:
         """Something went wrong; the listener goes on. By default it is logged."""
@@ -241,6 +265,31 @@ class Listener(Channel, Origin):
             self._make_room("maximum_unauthenticated", self.limits.maximum_unauthenticated)
         self._unauthenticated[channel] = None
 
+    def _channel_introduced(self, channel: Channel, header: ProxyHeader) -> None:
+        from .proxying import speaks_for_itself
+
+        if speaks_for_itself(header, channel.peer):
+            self._checks.add(channel)
+        if header.source is not None:
+            self._count_out(channel)
+            channel.peer = self.last_accepted = with_shared_host(header.source)
+            count = self._count_in(channel)
+            if count > self.limits.maximum_connections_per_peer:
+                limit = "maximum_connections_per_peer"
+                channel._fail(LimitError(f"this host has {count - 1} connections already ({limit})", limit))
+                return
+        try:
+            self.handle_introduced(channel, header)
+        except Exception as error:
+            self._hook_failed(error)
+            channel.close(error)
+        if channel.state is channel._states["Introducing"]:
+            channel._start()
+
+    def _is_expected(self, channel: Channel, error: ReactorError) -> bool:
+        # A proxy that looks whether this server is well leaves as soon as it knows, in the middle of whatever it is.
+        return channel in self._checks and isinstance(error, RemoteError)
+
     def _channel_opened(self, channel: Channel) -> None:
         self._unauthenticated.pop(channel, None)
 
@@ -248,17 +297,17 @@ class Listener(Channel, Origin):
         authkey, chosen, minimum_digest, allow = self._options
         key = codec if isinstance(codec, str) else id(codec)
         if key not in self._trust:
-            self._trust[key] = Trust.of(chosen or codec, authkey, minimum_digest, allow)
+            trust = Trust.of(chosen or codec, authkey, minimum_digest, allow)
+            if self._proxies is not None and self._proxies.include_unix:
+                trust.check(peer_is_this_user=False)  # the proxy may be this user: those behind it are anybody
+            self._trust[key] = trust
         return self._trust[key]
 
     def _channel_closed(self, channel: Channel, reason: ReactorError) -> None:
         self._unauthenticated.pop(channel, None)
+        self._checks.discard(channel)
         self.connections -= 1
-        if isinstance(channel.peer, tuple):
-            host = channel.peer[0]
-            self._peers[host] -= 1
-            if not self._peers[host]:
-                del self._peers[host]
+        self._count_out(channel)
         self.state.relieved(self)
 
     def _finish(self) -> None:
@@ -267,8 +316,9 @@ class Listener(Channel, Origin):
 
     def _adopt(self, sock: socket.socket, peer: Any) -> None:
         limits = self.limits
-        if isinstance(peer, tuple):
-            peer = (sys.intern(peer[0]), *peer[1:])  # of ten thousand connections few have a host of their own
+        is_proxy = self._proxies is not None and peer in self._proxies
+        if isinstance(peer, tuple) and not is_proxy:
+            peer = with_shared_host(peer)
             count = self._peers[peer[0]]
             if count >= limits.maximum_connections_per_peer:
                 close_socket(sock)
@@ -284,8 +334,7 @@ class Listener(Channel, Origin):
         channel._attach(self.reactor, peer or self.address, limits, self)
         channel.socket = sock
         self.connections += 1
-        if isinstance(peer, tuple):
-            self._peers[peer[0]] += 1
+        self._count_in(channel)
         self.last_accepted = peer
         try:
             self.handle_accepted(channel)
@@ -293,7 +342,32 @@ class Listener(Channel, Origin):
             self._hook_failed(error)
             channel.close(error)
         if channel.state is channel._states["New"]:
-            channel._start()
+            if is_proxy:
+                self._await_introduction(channel)
+            else:
+                channel._start()
+
+    def _await_introduction(self, channel: Channel) -> None:
+        from .proxying import HeaderDecoder
+
+        channel.socket = Introduction(channel.socket, HeaderDecoder(self.limits.maximum_proxy_header))
+        if channel._is_let_in():
+            become(channel, "introduce")
+
+    def _count_in(self, channel: Channel) -> int:
+        """`channel` is one more of its host; return how many those are."""
+        if not isinstance(channel.peer, tuple):
+            return 0
+        self._peers[channel.peer[0]] += 1
+        return self._peers[channel.peer[0]]
+
+    def _count_out(self, channel: Channel) -> None:
+        """`channel` is no longer one of its host."""
+        if isinstance(channel.peer, tuple):
+            host = channel.peer[0]
+            self._peers[host] -= 1
+            if not self._peers[host]:
+                del self._peers[host]
 
     def _rest(self, error: OSError) -> None:
         """Leave accept alone for a moment; say so once, however often it fails in a row."""
@@ -313,7 +387,7 @@ class Listener(Channel, Origin):
     def _make_room(self, limit: str, value: int) -> None:
         """Close the peer that has been in the handshake for longest: silence must lock nobody out."""
         oldest, _ = self._unauthenticated.popitem(last=False)
-        if oldest.state.name in ("Securing", "Authenticating"):
+        if oldest.state.name in ("Introducing", "Securing", "Authenticating"):
             oldest._fail(
                 LimitError(f"still in the handshake, and the next one needs the place: {value} ({limit})", limit)
             )
@@ -329,6 +403,8 @@ class Listener(Channel, Origin):
         sock: socket.socket | None,
     ) -> bool:
         directory = None
+        if sock is None and address is not None:
+            sock = inherited_socket(address)
         if sock is not None:
             endpoint = Endpoint(sock.family, sock.getsockname())
             if not endpoint.is_unix:
@@ -374,3 +450,11 @@ class Listener(Channel, Origin):
         if self._file is not None:
             self._file.remove()
             self._file = None
+
+
+def with_shared_host(peer: Any) -> Any:
+    """Return the address `peer`, with a string for its host that all others of this host have, too.
+
+    Of ten thousand connections few have a host of their own.
+    """
+    return (sys.intern(peer[0]), *peer[1:]) if isinstance(peer, tuple) else peer

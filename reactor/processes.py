@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from .descriptors import Descriptor
 
@@ -23,7 +23,7 @@ UNKNOWN = 255
 class Process(Descriptor):
     """A process, as a descriptor that is readable when it has ended: Linux's pidfd.
 
-    Where the system has no such descriptor, a thread waits for the process.
+    Where the system has no such descriptor, a thread waits for the process; for one that was `forked`, nobody does.
 
     Arguments:
         argv: the program and its arguments.
@@ -42,19 +42,34 @@ class Process(Descriptor):
         super().__init__(-1)
         popen = subprocess.Popen(argv, **options)
         popen.returncode = 0  # its part is done: who waits for the process, and warns if nobody does, is not it
-        self.pid = popen.pid
-        self.returncode: int | None = None
+        self._open(popen.pid)
         self._notify = notify
-        self._thread: threading.Thread | None = None
-        try:
-            self._number = os.pidfd_open(self.pid)
-        except (AttributeError, OSError):  # not Linux, or an old one; or no descriptor is left
+        if self._number < 0:
             try:
                 self.wait_on_thread()
             except BaseException:
                 self.send_signal(signal.SIGKILL)
                 self._ask(0)
                 raise
+
+    @classmethod
+    def forked(cls, pid: int) -> Self:
+        """Return the process `pid`, which `os.fork` has made.
+
+        Who forks wants no threads: where the system has no descriptor for it, ``fileno()`` is -1, and one must `look`.
+        """
+        self = cls.__new__(cls)
+        self._open(pid)
+        return self
+
+    def _open(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._thread: threading.Thread | None = None
+        try:
+            self._number = os.pidfd_open(pid)
+        except (AttributeError, OSError):  # not Linux, or an old one; or no descriptor is left
+            self._number = -1
 
     def send_signal(self, signum: int) -> None:
         """Send it a signal; nothing happens if it has ended, although another process may have got its number."""

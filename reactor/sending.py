@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .errors import ClosedHere, ConnectionLost, DeadlineError, ProducerError, ReactorError
 from .eventloop import READ, WRITE
+from .introducing import Introducing
 from .limits import FLUSH_SIZE, RECEIVE_SIZE
 from .producers import BYTES_PER_CALL, CHUNK, DISCARD, FileSlice, OutputQueue
 from .securing import Securing
@@ -363,6 +364,7 @@ STATES: dict[str, State] = {
     for state in (
         New(),
         Connecting(),
+        Introducing(),
         Securing(),
         Open(),
         Throttled(),

@@ -78,7 +78,8 @@ class SignalHandlers:
             self.restore(signum)
 
     def abandon(self) -> None:
-        """In the child of a fork: a signal here must not wake the parent, through the shared socket pair."""
+        """In the child of a fork: a signal here must not wake the parent, and means what it did before the reactor."""
         if self in _with_signals:
             _with_signals.remove(self)
-            signal.set_wakeup_fd(-1)
+            signal.set_wakeup_fd(-1)  # the socket pair is shared
+        self.restore_all()

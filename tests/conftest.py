@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import random
 import signal
 import socket
 import threading
@@ -190,6 +192,13 @@ def in_thread() -> Iterator[Callable[..., threading.Thread]]:
         assert not thread.is_alive(), "a peer's thread hangs"
     if errors:
         raise errors[0]
+
+
+def port_of_nobody() -> int:
+    """Return a port that is free, and not one of those that the system gives to whoever asks for any (ip(7))."""
+    while True:
+        with contextlib.suppress(OSError), socket.create_server(("", random.randrange(20_000, 32_000))) as server:
+            return int(server.getsockname()[1])
 
 
 def raw_client(address: Any) -> socket.socket:

@@ -17,6 +17,7 @@ import re
 import shlex
 import shutil
 import signal
+import socketserver
 import subprocess
 import sys
 import textwrap
@@ -29,7 +30,7 @@ from typing import Any
 import pytest
 
 import reactor
-from reactor import errors, limits, states
+from reactor import errors, limits, servers, states
 from reactor.simulation import SimulationFailure, simulate
 from tests.certificates import authorities, certificate
 from tests.conftest import ROOT
@@ -243,6 +244,11 @@ def furnish(directory: Path) -> None:
             shutil.copy(source, directory / name)
 
 
+def ends_in_good_order(program: Program) -> bool:
+    """Whether a server has said what SIGTERM means to it."""
+    return "shutdown_on_signal" in program.source or "reactor.serve(" in program.source
+
+
 @contextmanager
 def serving(program: Program, directory: Path) -> Iterator[int]:
     """Run a server of the README, give its port, and end it with SIGTERM."""
@@ -268,7 +274,7 @@ def serving(program: Program, directory: Path) -> Iterator[int]:
             process.send_signal(signal.SIGTERM)
             _, complaints = process.communicate(timeout=20)
         assert without_asyncore(complaints) == ""
-        assert process.returncode == (0 if "shutdown_on_signal" in program.source else -signal.SIGTERM)
+        assert process.returncode == (0 if ends_in_good_order(program) else -signal.SIGTERM)
 
 
 def without_asyncore(complaints: str) -> str:
@@ -403,7 +409,7 @@ def test_certificate_that_the_readme_makes_is_good_for_its_programs(readme: str,
 
 
 def test_message_server_of_the_readme_answers_the_client_of_the_readme(readme: str, tmp_path: Path) -> None:
-    server, client = [shlex.split(line)[1:] for line in shell_lines(readme) if "examples.calculator" in line]
+    server, client = [shlex.split(line)[1:] for line in shell_lines(readme) if "-m examples.calculator" in line]
     key = ["--authkey-file", str(tmp_path / "key")]
     with subprocess.Popen(
         command(*server, *key, "--port", "0"), stdout=subprocess.PIPE, env=environment(), cwd=ROOT, text=True
@@ -479,6 +485,16 @@ def test_words_of_the_old_modules_are_theirs(readme: str) -> None:
     for old, _ in words(readme, "multiprocessing.connection"):
         for word in old:
             assert any(hasattr(place, word) for place in places), word
+
+
+def test_words_of_socketserver_are_its_own_and_ours_have_them(readme: str) -> None:
+    table = words(readme, "socketserver")
+    assert len(table) >= 10
+    for standard in (socketserver, servers):
+        places = [standard, standard.ForkingTCPServer, standard.ThreadingTCPServer, standard.StreamRequestHandler]
+        for old, _ in table:
+            for word in old:
+                assert any(hasattr(place, word) for place in places), word
 
 
 @pytest.mark.skipif(not HAS_ASYNCORE, reason="this Python has no asyncore")

@@ -11,6 +11,8 @@ import hmac
 import itertools
 import math
 import re
+import socket
+import struct
 from typing import Any
 
 HEADER = 4
@@ -433,3 +435,119 @@ def plain_content(wire: bytes) -> bytes:
     *lines, end = wire.split(CRLF)[:-1]
     assert end == b"."
     return b"".join((line[1:] if line.startswith(b".") else line) + CRLF for line in lines)
+
+
+# The PROXY protocol
+
+
+@dataclasses.dataclass
+class Introduction:
+    """What the header of a proxy says.
+
+    Attributes:
+        size: how many bytes it has.
+        places: source and destination, each as its family (4, 6 or "unix"), its host or path, and its port; or none.
+        transport: 1 for streams, 2 for datagrams, 0 if nobody says.
+        values: what the proxy has added, by numbers.
+    """
+
+    size: int
+    places: list[tuple[Any, bytes, int]] = dataclasses.field(default_factory=list)
+    transport: int = 0
+    is_local: bool = False
+    values: list[tuple[int, bytes]] = dataclasses.field(default_factory=list)
+
+
+class NoIntroduction(Exception):
+    """There is no header."""
+
+
+SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+CRC32C = 3
+
+
+def read_introduction(stream: bytes, maximum: int) -> Introduction | None:
+    """Return what the header in front of `stream` says; None where the stream is too short to tell.
+
+    Raises:
+        NoIntroduction: something else stands there.
+    """
+    if stream.startswith(b"PROXY "):
+        return read_proxy_line(stream)
+    if stream.startswith(SIGNATURE):
+        return read_proxy_block(stream, maximum)
+    if b"PROXY ".startswith(stream) or SIGNATURE.startswith(stream):
+        return None
+    raise NoIntroduction
+
+
+def read_proxy_line(stream: bytes) -> Introduction | None:
+    line, end, _ = stream[:107].partition(CRLF)
+    if not end:
+        if len(stream) < 107:
+            return None
+        raise NoIntroduction
+    size = len(line) + 2
+    words = line.split(b" ")
+    if words[1] == b"UNKNOWN":
+        return Introduction(size)
+    if len(words) != 6 or words[1] not in (b"TCP4", b"TCP6"):
+        raise NoIntroduction
+    family = 4 if words[1] == b"TCP4" else 6
+    places = []
+    for host, port in zip(words[2:4], words[4:], strict=True):
+        if str(int(port) if port.isdigit() and len(port) < 6 else -1).encode() != port or int(port) > 65535:
+            raise NoIntroduction
+        try:
+            packed = socket.inet_pton(socket.AF_INET if family == 4 else socket.AF_INET6, host.decode("ascii"))
+        except (OSError, ValueError):
+            raise NoIntroduction from None
+        places.append((family, packed, int(port)))
+    return Introduction(size, places, 1)
+
+
+def read_proxy_block(stream: bytes, maximum: int) -> Introduction | None:
+    if len(stream) < 16:
+        return None
+    command, kind, length = struct.unpack_from("!BBH", stream, 12)
+    family, transport = divmod(kind, 16)
+    if command not in (0x20, 0x21) or 16 + length > maximum or (command == 0x21 and (family > 3 or transport > 2)):
+        raise NoIntroduction
+    if len(stream) < 16 + length:
+        return None
+    if command == 0x20:
+        return Introduction(16 + length, is_local=True)
+    rest = stream[16 : 16 + length]
+    form = ("!", "!4s4sHH", "!16s16sHH", "!108s108s")[family]
+    start = struct.calcsize(form)
+    if len(rest) < start:
+        raise NoIntroduction
+    values = []
+    while start < len(rest):
+        number, size = struct.unpack("!BH", rest[start : start + 3].ljust(3, b"\xff"))
+        value = rest[start + 3 : start + 3 + size]
+        if len(value) < size:
+            raise NoIntroduction
+        if number == CRC32C:
+            zeroed = stream[: 16 + start + 3] + bytes(size) + rest[start + 3 + size :]
+            if size != 4 or crc32c(zeroed) != int.from_bytes(value) or CRC32C in dict(values):
+                raise NoIntroduction
+        values.append((number, value))
+        start += 3 + size
+    places: list[tuple[Any, bytes, int]] = []
+    if family and transport:
+        fields = struct.unpack_from(form, rest)
+        if family == 3:
+            places = [("unix", path, 0) for path in fields]
+        else:
+            places = [({1: 4, 2: 6}[family], fields[at], fields[at + 2]) for at in (0, 1)]
+    return Introduction(16 + length, places, transport if places else 0, values=values)
+
+
+def crc32c(data: bytes) -> int:
+    """Return the checksum of Castagnoli, bit by bit."""
+    register = 0xFFFFFFFF
+    for byte in data:
+        for bit in range(8):
+            register = register >> 1 ^ (0x82F63B78 if (register ^ byte >> bit) & 1 else 0)
+    return register ^ 0xFFFFFFFF

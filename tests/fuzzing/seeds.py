@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.fuzzing.conversations import smtp_client, smtp_server, telnet, telnet_link
 from tests.fuzzing.decisions import BYTE_BY_BYTE, IN_THREE, WHOLE, string
+from tests.fuzzing.models import SIGNATURE
 from tests.fuzzing.targets import codecs
 
 MESSAGES: list[Any] = [
@@ -105,6 +106,35 @@ def reflection() -> Iterable[bytes]:
     yield b"\0" + b"".join(LISTENER + b"\x01" + string(frame) for frame in inventions)
     yield b"\0" + LISTENER + said + SECOND_LISTENER + b"\0" + SECOND_LISTENER + said + LISTENER + b"\0"
     yield b"\x01" + CLIENT + b"\x04" + LISTENER + b"\0" + bytes([19]) + CLIENT + b"\0" + LISTENER + b"\x01\x02no"
+
+
+def proxy_header() -> Iterable[bytes]:
+    plain, summed = b"\0\0", b"\0\x01"
+    inet = bytes([192, 0, 2, 1, 198, 51, 100, 7]) + (56324).to_bytes(2) + (443).to_bytes(2)
+    mapped = bytes(10) + b"\xff\xff\xc0\0\x02\x01"
+    addresses = {
+        b"\x21\x11": inet, b"\x21\x21": mapped + bytes(15) + b"\x01\0\x07\0\x08", b"\x21\x12": inet,
+        b"\x21\x31": b"/run/anna\0x".ljust(108, b"\0") + b"\0name".ljust(108, b"\0"), b"\x21\x00": b"",
+        b"\x20\x00": b"", b"\x31\x11": inet, b"\x21\x13": inet, b"\x21\x41": inet,
+    }  # fmt: skip
+    values = b"\x04\0\0" + b"\x01\0\x02h2" + b"\x02\0\x09localhost"
+    for kind, rest in addresses.items():
+        for more in (b"", values):
+            block = SIGNATURE + kind + len(rest + more).to_bytes(2) + rest + more
+            yield plain + IN_THREE + block + b"behind"
+            yield summed + BYTE_BY_BYTE + block + b"\r\nPROXY"
+    inet_block = SIGNATURE + b"\x21\x11\0\x13" + inet
+    yield plain + WHOLE + inet_block + b"\x03\0\x04four"
+    yield plain + WHOLE + inet_block.replace(b"\x13", b"\x1a") + b"\x03\0\x04four" * 2
+    yield plain + WHOLE + inet_block + b"\x04\0\x05cut_"
+    yield b"\x01\0" + WHOLE + inet_block.replace(b"\0\x13", b"\x0f\0")
+    for said in (
+        b"TCP4 192.0.2.1 198.51.100.7 56324 443", b"TCP6 2001:DB8::1 ::ffff:1.2.3.4 0 65535", b"UNKNOWN", b"UNKNOWN x",
+        b"TCP4 192.0.2.01 198.51.100.7 1 2", b"TCP4 192.0.2.1 198.51.100.7 01 2", b"TCP6 ::1 ::1 1 65536", b"UNKNOWNS",
+        b"TCP4 ::1 ::1 1 2", b"UDP4 192.0.2.1 198.51.100.7 1 2", b"UNKNOWN " + b"x" * 92,
+    ):  # fmt: skip
+        yield plain + IN_THREE + b"PROXY " + said + b"\r\nbehind"
+    yield plain + BYTE_BY_BYTE + b"GET / HTTP/1.1\r\n"
 
 
 def json_codec() -> Iterable[bytes]:
@@ -284,8 +314,8 @@ def start_tls() -> Iterable[bytes]:
 SEEDS = {
     seeds.__name__: seeds
     for seeds in (
-        frames, handshake, link, reflection, json_codec, bytes_codec, restricted_pickle, addresses, excerpts,
-        output_queue, timers, deadlines, splitter, terminators, telnet, telnet_link, smtp_server, smtp_client,
+        frames, handshake, link, reflection, proxy_header, json_codec, bytes_codec, restricted_pickle, addresses,
+        excerpts, output_queue, timers, deadlines, splitter, terminators, telnet, telnet_link, smtp_server, smtp_client,
         tls_socket, start_tls,
     )
 }  # fmt: skip

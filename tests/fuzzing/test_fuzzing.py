@@ -29,12 +29,13 @@ from protocols.telnet import session, wire
 from protocols.telnet.lines import LineSplitter
 from protocols.telnet.options import WORDS, Cause, Negotiator, State
 from protocols.telnet.wire import Decoder, Verb
-from reactor import addresses, authentication, connection, framing, producers, splitting, timers, tls
+from reactor import addresses, authentication, connection, framing, producers, proxying, splitting, timers, tls
 from reactor.authentication import ChallengeSpotter, Handshake, HandshakeDecoder
 from reactor.codecs import BytesCodec, JsonCodec, _AllowListUnpickler
 from reactor.errors import TruncatedError
 from reactor.framing import FrameDecoder
 from reactor.producers import OutputQueue, Producer
+from reactor.proxying import HeaderDecoder
 from reactor.splitting import Splitter
 from reactor.timers import DeadlineGroup, Deadlines, TimerQueue
 from reactor.tls import TlsSocket
@@ -318,6 +319,14 @@ DEFECTS: list[tuple[str, Any, str, Any]] = [
     ("link", Handshake, "receive", trailing_lost),
     ("reflection", Handshake, "_respond", any_challenge_answered),
     ("reflection", authentication, "hmac", TRUSTING),
+    ("proxy_header", HeaderDecoder, "needed", property(lambda self: 108)),
+    ("proxy_header", HeaderDecoder, "_feed_block", lambda self, head: proxying.parse_block(head)),
+    ("proxy_header", proxying, "check_sum", lambda block, places: None),
+    ("proxy_header", proxying, "check_kind", lambda head: None),
+    ("proxy_header", proxying, "plain", lambda host: host),
+    ("proxy_header", proxying, "as_path", lambda data: data.decode("latin-1").rstrip("\0")),
+    ("proxy_header", proxying, "LINE", re.compile(proxying.LINE.pattern.replace(b"0|[1-9]", b"[0-9]"))),
+    ("proxy_header", proxying, "excerpt", lambda data: data.decode("latin-1")),
     ("json_codec", JsonCodec, "_encode", json.JSONEncoder().encode),
     ("json_codec", JsonCodec, "_encode", json.JSONEncoder(allow_nan=False, indent=1).encode),
     ("json_codec", JsonCodec, "loads", staticmethod(lambda data: ast.literal_eval(data.decode("latin-1")))),

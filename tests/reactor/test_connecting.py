@@ -15,7 +15,7 @@ import pytest
 import reactor
 from reactor.addresses import numeric
 from reactor.connecting import ATTEMPT_DELAY, interleave
-from tests.conftest import KEY, Accepting, FakeClock, RecordingConnection, RecordingStream, run_until
+from tests.conftest import KEY, Accepting, FakeClock, RecordingConnection, RecordingStream, port_of_nobody, run_until
 from tests.faults import turns
 
 Resolver = Callable[..., list[Any]]
@@ -24,14 +24,6 @@ Resolver = Callable[..., list[Any]]
 def entry(host: str, port: int) -> tuple[Any, ...]:
     """Return what getaddrinfo says of a numeric address."""
     return socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)[0]
-
-
-def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @pytest.fixture
@@ -130,7 +122,7 @@ def test_standard_listener_accepts_ours(loop: reactor.Reactor, in_thread: Callab
 def test_refused_connect_names_the_address_and_the_cause(
     loop: reactor.Reactor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    port = free_port()
+    port = port_of_nobody()
     client = RecordingStream.connect(("127.0.0.1", port), reactor=loop)
     loop.loop(timeout=10)
     (reason,) = client.of("close")
@@ -237,7 +229,7 @@ def test_keyless_client_is_told_when_the_peer_demands_a_key(loop: reactor.Reacto
 
 def test_second_address_is_tried_when_the_first_refuses(make_loop: Callable[..., reactor.Reactor]) -> None:
     loop = make_loop(resolver=lambda *args: [entry("127.0.0.2", dead), entry("127.0.0.1", port)])
-    dead = free_port()
+    dead = port_of_nobody()
     listener = reactor.Listener(("127.0.0.1", 0), RecordingStream, reactor=loop)
     port = listener.address[1]
     client = RecordingStream.connect(("name", port), reactor=loop)
@@ -263,7 +255,7 @@ def test_address_that_hangs_does_not_hold_up_the_next(
 
 
 def test_all_addresses_that_failed_are_named(make_loop: Callable[..., reactor.Reactor]) -> None:
-    port = free_port()
+    port = port_of_nobody()
     loop = make_loop(resolver=lambda *args: [entry("127.0.0.1", port), entry("127.0.0.2", port)])
     client = RecordingStream.connect(("name", port), reactor=loop)
     loop.loop(timeout=10)
@@ -301,7 +293,7 @@ def test_socket_that_connects_with_itself_counts_as_refused(make_loop: Callable[
             return super().connect_ex(address)
 
     loop = make_loop(socket_factory=SelfConnected)
-    client = RecordingStream.connect(("127.0.0.1", free_port()), reactor=loop)
+    client = RecordingStream.connect(("127.0.0.1", port_of_nobody()), reactor=loop)
     loop.loop(timeout=10)
     assert "Connection refused" in str(client.of("close")[0])
 
@@ -395,7 +387,7 @@ def test_backoff_grows_until_it_gives_up(loop: reactor.Reactor) -> None:
         return channels[-1]
 
     backoff = reactor.Backoff(first=0.01, factor=2, attempts=3)
-    reactor.connect(("127.0.0.1", free_port()), make, reconnect=backoff, reactor=loop)
+    reactor.connect(("127.0.0.1", port_of_nobody()), make, reconnect=backoff, reactor=loop)
     loop.loop(timeout=10)
     delays = [delay for channel in channels for _, delay in channel.successors]
     assert len(channels) == 3

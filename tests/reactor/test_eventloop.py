@@ -466,6 +466,18 @@ def test_child_of_a_fork_is_told_and_the_parent_is_unharmed(loop: reactor.Reacto
         assert sock.recv(100) == b"still here"
 
 
+def test_signal_means_in_the_child_of_a_fork_what_it_meant_before_the_reactor(loop: reactor.Reactor) -> None:
+    loop.shutdown_on_signal(signal.SIGUSR1)
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.raise_signal(signal.SIGUSR1)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGUSR1
+    assert callable(signal.getsignal(signal.SIGUSR1))
+
+
 # Inside another event loop
 
 

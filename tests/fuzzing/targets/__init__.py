@@ -11,8 +11,8 @@ import dataclasses
 import resource
 from collections.abc import Callable
 
-from tests.fuzzing.models import CHALLENGE, DIGEST_SIZES, FAILURE, TAGS, WELCOME
-from tests.fuzzing.targets import codecs, framing, handshakes, queues, smtp, splitting, telnet, texts, tls
+from tests.fuzzing.models import CHALLENGE, DIGEST_SIZES, FAILURE, SIGNATURE, TAGS, WELCOME
+from tests.fuzzing.targets import codecs, framing, handshakes, proxying, queues, smtp, splitting, telnet, texts, tls
 
 ADDRESS_SPACE = 2 << 30
 """In bytes, for a process that runs what nobody has seen before."""
@@ -90,6 +90,11 @@ RECORDS = (
     b"\x14\x03\x03\x00\x01\x01",
     b"\x17\x03\x03\x00\x10", b"\x18\x03\x03\x00\x03\x01\xff\xff", b"GET / HTTP/1.1\r\n", b"\x80\x2e\x01\x00\x02",
 )  # fmt: skip
+PROXIES = (
+    SIGNATURE, b"PROXY ", b"PROXY TCP4 ", b"PROXY TCP6 ", b"PROXY UNKNOWN", b"192.0.2.1 ", b"::ffff:1.2.3.4 ",
+    b"::1 ", b"443 65535\r\n", b"\x20\0\0\0", b"\x21\x11\0\x0c", b"\x21\x21\0\x24", b"\x21\x31\0\xd8", b"\x03\0\x04",
+    b"\x04\0\0",
+)  # fmt: skip
 TEXTS = (b"\n", b"\x1b[31m", b"\xe2\x80\xa8", b"\xed\xa0\x80", b"\xff", b"'", b'"', b"\\")
 
 TARGETS = {
@@ -99,6 +104,7 @@ TARGETS = {
         Target(handshakes.handshake, (*HEADERS, *STRANGERS, *PROTOCOL)),
         Target(handshakes.link),
         Target(handshakes.reflection, PROTOCOL),
+        Target(proxying.proxy_header, (*PROXIES, *STRANGERS)),
         Target(codecs.json_codec, JSON),
         Target(codecs.bytes_codec),
         Target(codecs.restricted_pickle, PICKLE),

@@ -8,7 +8,6 @@ modules are exchanged before anything imports them, under their old names or, fr
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import io
 import json
 import sys
@@ -22,7 +21,7 @@ def place_ours() -> None:
     """Have the tests find our modules where they look for the original ones."""
     from reactor import compat
 
-    if importlib.util.find_spec("asyncore") is not None:
+    if sys.version_info < (3, 12):
         compat.install()
         return
     support = importlib.import_module("test.support")

@@ -145,7 +145,7 @@ def converse(port: int, greeting: bytes, question: bytes, answer: bytes) -> None
 @pytest.mark.parametrize("name", ["pyftpdlib.servers", "smtpd"])
 def test_programs_do_not_run_without_the_old_modules(programs: Path, name: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", f"import {name}"],
+        [sys.executable, "-S", "-c", f"import {name}"],  # whoever measures beside pyasyncore has that installed
         env={**os.environ, "PYTHONPATH": str(programs)},
         capture_output=True,
         text=True,

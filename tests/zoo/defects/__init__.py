@@ -6,7 +6,7 @@ The table says how systems of this kind were seen to fail, and where.
 from __future__ import annotations
 
 from tests.zoo.catching import Defect
-from tests.zoo.defects import datagrams, descriptors, tls, traffic, turns
+from tests.zoo.defects import datagrams, descriptors, introductions, tls, traffic, turns
 
 ROWS = {
     "event reaches a channel closed, or a descriptor reused, in the same batch": (
@@ -49,7 +49,7 @@ ROWS = {
 """The rows of the table, and where each was seen."""
 
 BY_ROW: dict[str, list[Defect]] = {}
-for part in (descriptors, traffic, tls, datagrams, turns):
+for part in (descriptors, traffic, tls, introductions, datagrams, turns):
     for row, defects in part.DEFECTS.items():
         BY_ROW.setdefault(row, []).extend(defects)
 DEFECTS = {defect.name: defect for defects in BY_ROW.values() for defect in defects}

@@ -206,14 +206,14 @@ DEFECTS: dict[str, list[Defect]] = {
         Defect(
             "live-file-is-taken",
             "a file is taken over without asking whether somebody listens",
-            Change("reactor.binding:_remove_stale", "probe.connect(path)", "raise ConnectionRefusedError"),
+            Change("reactor.binding:remove_stale", "probe.connect(path)", "raise ConnectionRefusedError"),
             by=RowTest("test_live_socket_file_is_a_clear_error_and_stays[free]"),
             seen="DID NOT RAISE",
         ),
         Defect(
             "any-file-is-removed",
             "whatever stands at the address is removed",
-            Change("reactor.binding:_remove_stale", "not stat.S_ISSOCK(os.lstat(path).st_mode)", "False"),
+            Change("reactor.binding:remove_stale", "not stat.S_ISSOCK(os.lstat(path).st_mode)", "False"),
             by=RowTest("test_another_s_file_is_never_removed[file]"),
             seen="DID NOT RAISE",
         ),
