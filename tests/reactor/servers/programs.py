@@ -104,12 +104,11 @@ def forking(
     try:
         server.serve_forever()
     except KeyboardInterrupt:
+        if stays:  # the next one waits for the end of this
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         server.server_close()
-    while stays:
-        try:
-            signal.pause()
-        except KeyboardInterrupt:
-            break
+    if stays:
+        signal.sigwait({signal.SIGINT})
     print(json.dumps({"children": len(server.active_children or ())}), flush=True)
 
 
