@@ -13,7 +13,7 @@ import smtplib
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +24,10 @@ from examples._command_line import Mistake
 from examples.mail_sink import Maildir, MailSink, Mbox
 from tests import certificates
 from tests.conftest import raw_client, run_until
-from tests.examples.test_examples import Program
+from tests.examples.running import Program, Start
 from tests.tls_peers import swaks_speaks_tls
 
-Start = Callable[..., Program]
 BOXES = {"--maildir": Maildir, "--mbox": Mbox}
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts the example with some arguments; whatever still runs at the end is killed."""
-    programs: list[Program] = []
-    directory = tmp_path / "programs"
-    directory.mkdir()
-
-    def run(*arguments: str) -> Program:
-        programs.append(Program(directory, "mail_sink", *arguments))
-        return programs[-1]
-
-    yield run
-    for program in programs:
-        program.close()
 
 
 def serve(start: Start, option: str, box: Path, *arguments: str) -> Program:

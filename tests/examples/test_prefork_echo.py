@@ -8,35 +8,16 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT, raw_client
-from tests.examples.test_examples import Program
+from tests.examples.running import Start
 from tests.service.running import children_of, wait_for_death, wait_until
-
-Start = Callable[..., Program]
 
 ANALYZE = shutil.which("systemd-analyze")
 UNITS = ["prefork_echo.service", "prefork_echo.socket"]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts the example with some arguments; whatever still runs at the end is killed."""
-    programs: list[Program] = []
-    directory = tmp_path / "programs"
-    directory.mkdir()
-
-    def run(*arguments: str) -> Program:
-        programs.append(Program(directory, "prefork_echo", *arguments))
-        return programs[-1]
-
-    yield run
-    for program in programs:
-        program.close()
 
 
 def echoes(address: object, data: bytes) -> bool:

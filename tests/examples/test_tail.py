@@ -14,9 +14,7 @@ import pytest
 
 import reactor
 from examples import tail
-from tests.examples.test_examples import Program
-
-Start = Callable[..., Program]
+from tests.examples.running import Program, Start
 
 TIMEOUT = 20.0
 
@@ -27,22 +25,6 @@ def log(tmp_path: Path) -> Path:
     path = tmp_path / "log"
     path.write_text("".join(f"{number}\n" for number in range(1, 31)))
     return path
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts the example with some arguments; whatever still runs at the end is killed."""
-    programs: list[Program] = []
-    directory = tmp_path / "programs"
-    directory.mkdir()
-
-    def run(*arguments: object) -> Program:
-        programs.append(Program(directory, "tail", *map(str, arguments)))
-        return programs[-1]
-
-    yield run
-    for program in programs:
-        program.close()
 
 
 def says(program: Program, *lines: str) -> bool:

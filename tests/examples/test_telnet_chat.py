@@ -8,33 +8,14 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from protocols.telnet import Command, Option, Session
 from protocols.telnet.wire import LimitExceeded
 from tests import certificates
-from tests.examples.test_examples import Program
-
-Start = Callable[..., Program]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts the example with some arguments; whatever still runs at the end is killed."""
-    programs: list[Program] = []
-    directory = tmp_path / "programs"
-    directory.mkdir()
-
-    def run(*arguments: str) -> Program:
-        programs.append(Program(directory, "telnet_chat", *arguments))
-        return programs[-1]
-
-    yield run
-    for program in programs:
-        program.close()
+from tests.examples.running import Program, Start
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,36 +15,11 @@ import pytest
 
 import reactor
 from examples import time_server
-from tests.examples.test_examples import Program
-
-Start = Callable[..., Program]
+from tests.examples.running import Start, listening, output_of
 
 FROM_1900_TO_1970 = (datetime(1970, 1, 1, tzinfo=UTC) - datetime(1900, 1, 1, tzinfo=UTC)).days * 86400
 LINE = re.compile(rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
 LONGEST_ANSWER = 25
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts the example with some arguments; whatever still runs at the end is killed."""
-    programs: list[Program] = []
-    directory = tmp_path / "programs"
-    directory.mkdir()
-
-    def run(*arguments: str) -> Program:
-        programs.append(Program(directory, "time_server", *arguments))
-        return programs[-1]
-
-    yield run
-    for program in programs:
-        program.close()
-
-
-def listening(program: Program) -> Program:
-    """Return a server that listens on a port, which the system chose."""
-    host, port = program.read_address()
-    program.address = host.strip("[]"), port
-    return program
 
 
 @contextlib.contextmanager
@@ -54,12 +29,6 @@ def peer(family: int = socket.AF_INET, address: object = ("127.0.0.1", 0)) -> It
         sock.bind(address)  # type: ignore[arg-type]
         sock.settimeout(20)
         yield sock
-
-
-def output_of(program: Program) -> tuple[int, str, str]:
-    """Wait for the end of a client; return its exit code, its output and its errors."""
-    output, _ = program.process.communicate(timeout=20)
-    return program.wait(), output.decode(), program.errors
 
 
 def seconds_of(answer: bytes) -> int:

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,38 +18,7 @@ from hypothesis import strategies as st
 
 from examples.wordcount_server import Counts
 from tests.conftest import raw_client
-from tests.examples.test_examples import Program
-
-Start = Callable[..., Program]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts the example with some arguments; whatever still runs at the end is killed."""
-    programs: list[Program] = []
-    directory = tmp_path / "programs"
-    directory.mkdir()
-
-    def run(*arguments: str, **options: int) -> Program:
-        programs.append(Program(directory, "wordcount_server", *arguments, **options))
-        return programs[-1]
-
-    yield run
-    for program in programs:
-        program.close()
-
-
-def listening(program: Program) -> Program:
-    """Return a server that listens on a port, which the system chose."""
-    host, port = program.read_address()
-    program.address = host.strip("[]"), port
-    return program
-
-
-def output_of(program: Program) -> tuple[int, str, str]:
-    """Wait for the end of a client; return its exit code, its output and its errors."""
-    output, _ = program.process.communicate(timeout=20)
-    return program.wait(), output.decode(), program.errors
+from tests.examples.running import Program, Start, listening, output_of
 
 
 def count(server: Program, text: bytes) -> bytes:
